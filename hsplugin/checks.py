@@ -1,0 +1,114 @@
+"""What a caller may pass, checked by looking at shapes and types only.
+
+No check here reads the values of a tensor: in a training step that would make the host wait for
+the GPU, and NaN has to reach the loss, where a gradient scaler looks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+
+def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
+    """Refuse anything but a floating (N, d) tensor with N >= ``min_rows`` and d >= 1.
+
+    Raises:
+        TypeError: If it is no tensor, or a tensor of integers, booleans or complex numbers.
+        ValueError: If its shape is wrong or it has too few rows.
+    """
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor of features, got {type(features).__name__}; "
+            f"convert it with torch.as_tensor"
+        )
+    if not features.is_floating_point():
+        raise TypeError(
+            f"{name} must hold real floating-point features, got {features.dtype}; "
+            f"convert it with .float() if these are features"
+        )
+    if features.dim() != 2 or features.shape[1] == 0:
+        raise ValueError(
+            f"{name} must have shape (N, d) with d >= 1, got {tuple(features.shape)}; "
+            f"use .flatten(1) for one vector a sample"
+        )
+    if features.shape[0] < min_rows:
+        raise ValueError(
+            f"{name} has {features.shape[0]} row(s) but at least {min_rows} are needed: "
+            f"{'a pair takes two' if min_rows == 2 else 'it is empty'}; use a larger batch "
+            f"(drop_last=True keeps a data loader from ending on a small one)"
+        )
+
+
+def check_same(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Refuse two views that differ in shape, dtype or device.
+
+    Raises:
+        ValueError: If they differ in shape or device.
+        TypeError: If they differ in dtype.
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{name_a} and {name_b} must be two views of the same samples with one shape, "
+            f"got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    check_compatible(name_a, a, name_b, b)
+
+
+def check_compatible(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Refuse two sets of features that differ in dimension, dtype or device.
+
+    Raises:
+        ValueError: If they differ in dimension or device.
+        TypeError: If they differ in dtype.
+    """
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{name_a} and {name_b} must have the same dimension d, "
+            f"got {a.shape[1]} and {b.shape[1]}"
+        )
+    if a.dtype != b.dtype:
+        raise TypeError(
+            f"{name_a} and {name_b} must have one dtype, got {a.dtype} and {b.dtype}; "
+            f"convert one with .to(...)"
+        )
+    if a.device != b.device:
+        raise ValueError(
+            f"{name_a} and {name_b} must be on one device, got {a.device} and {b.device}; "
+            f"move one with .to(...)"
+        )
+
+
+def check_positive(name: str, value: object) -> float:
+    """Return a positive finite number as a float.
+
+    Raises:
+        TypeError: If it is no real number.
+        ValueError: If it is not finite or not above zero.
+    """
+    number = check_number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    return number
+
+
+def check_number(name: str, value: object) -> float:
+    """Return a finite number as a float.
+
+    Raises:
+        TypeError: If it is no real number.
+        ValueError: If it is NaN or infinite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def computing_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which features are computed with: float64 as it is, all others float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,135 @@
+"""The paper's formulas: alignment, uniformity and the least uniformity that can be attained.
+
+Source: Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and
+Uniformity on the Hypersphere", ICML 2020, https://arxiv.org/abs/2005.10242.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from hsplugin.checks import check_features, check_positive, check_same, computing_dtype
+from hsplugin.potential import log_mean_potential
+
+
+def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
+    r"""Mean distance of positive pairs, :math:`\frac1N \sum_i \|x_i - y_i\|_2^\alpha`.
+
+    Does not normalise; on unit vectors the value lies in [0, 2^alpha] and less is better. For
+    alpha < 2 identical pairs get the subgradient zero.
+
+    Args:
+        x: Features of one view, shape (N, d).
+        y: Features of the other view, same shape, dtype and device.
+        alpha: The exponent, above 0.
+
+    Returns:
+        A scalar, float64 for float64 features and float32 for all others.
+
+    Raises:
+        TypeError: If the views are not floating-point tensors of one dtype, or alpha no number.
+        ValueError: If the views differ in shape or device, are empty, or alpha <= 0.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> align_loss(x, -x)
+        tensor(4.)
+    """
+    return pair_distances(x, y, alpha).mean()
+
+
+def pair_distances(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
+    r"""The terms of :func:`align_loss`: :math:`\|x_i - y_i\|_2^\alpha` for each i, shape (N,).
+
+    Raises:
+        TypeError: As :func:`align_loss`.
+        ValueError: As :func:`align_loss`.
+    """
+    check_features("x", x)
+    check_features("y", y)
+    check_same("x", x, "y", y)
+    alpha = check_positive("alpha", alpha)
+    dtype = computing_dtype(x.dtype)
+    squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=1)
+    if alpha == 2:
+        return squared
+    if alpha > 2:
+        return squared.pow(alpha / 2)
+    # The derivative of a power below one is infinite at zero, and infinity times zero is NaN.
+    identical = squared == 0
+    return squared.masked_fill(identical, 1.0).pow(alpha / 2).masked_fill(identical, 0.0)
+
+
+def uniform_loss(
+    x: Tensor,
+    t: float = 2.0,
+    *,
+    queue: Tensor | None = None,
+    intra_batch: bool = True,
+    include_self: bool = False,
+) -> Tensor:
+    r"""Log-mean Gaussian potential, :math:`\log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}`.
+
+    Does not normalise; on unit vectors the value lies in [-4t, 0] and less is better. Its infimum
+    over distributions on the sphere is :func:`uniformity_optimum`; the estimate from a small
+    batch can fall below that. Exact for every t > 0, in O(N d) memory.
+
+    Args:
+        x: Features, shape (N, d).
+        t: Inverse width of the Gaussian, above 0.
+        queue: Further features (K, d) without gradient, as of a memory bank. The mean is then over
+            the N K pairs of x and queue and, if ``intra_batch``, the N (N - 1) / 2 within x.
+        intra_batch: Whether pairs within x count when there is a queue.
+        include_self: Take all N^2 ordered pairs of x, each with itself too (the V-statistic).
+
+    Returns:
+        A scalar, float64 for float64 features and float32 for all others.
+
+    Raises:
+        TypeError: If the features are not floating-point tensors of one dtype, or t no number.
+        ValueError: If a shape is wrong, there are no pairs, t <= 0, or the options contradict.
+
+    Example:
+        >>> import torch
+        >>> uniform_loss(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), t=2)
+        tensor(-8.)
+    """
+    return log_mean_potential(x, t, queue=queue, intra_batch=intra_batch, include_self=include_self)
+
+
+def uniformity_optimum(dim: int, t: float = 2.0) -> float:
+    r"""Least uniformity of any distribution on the unit sphere of R^dim: the uniform one's.
+
+    .. math:: -2t + \log {}_0F_1\left(; \tfrac{dim}{2}; t^2\right)
+
+    Args:
+        dim: Dimension d of the features, at least 1.
+        t: Inverse width of the Gaussian, above 0.
+
+    Raises:
+        TypeError: If dim is no integer or t no number.
+        ValueError: If dim < 1 or t <= 0.
+
+    Example:
+        >>> round(uniformity_optimum(128), 4)
+        -3.9375
+    """
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an integer, got {type(dim).__name__}: {dim!r}")
+    if dim < 1:
+        raise ValueError(f"dim must be at least 1, got {dim}")
+    t = check_positive("t", t)
+    # The series sum_k t^(2k) / (k! (dim/2)_k) has positive terms that grow until k (k + dim/2) =
+    # t^2, so k < t; summed relative to its largest term it neither overflows nor cancels.
+    largest = log_sum = 0.0
+    log_term, k = 0.0, 0
+    while k <= t or log_term > largest - 40:
+        log_term += 2 * math.log(t) - math.log(k + 1) - math.log(dim / 2 + k)
+        k += 1
+        largest = max(largest, log_term)
+        high, low = max(log_sum, log_term), min(log_sum, log_term)
+        log_sum = high + math.log1p(math.exp(low - high))
+    return -2 * t + log_sum

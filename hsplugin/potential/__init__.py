@@ -1,0 +1,240 @@
+r"""The log-mean Gaussian potential over pairs: the one operator behind every loss and metric.
+
+Every engine computes the same two quantities in one pass over the pairs, from rows r and columns
+c with weights :math:`w_{ij} = e^{-t \|r_i - c_j\|^2}`: the logarithm of their sum S, and
+:math:`\sum_j w_{ij} (c_j - r_i) / S`, of which the gradient is a multiple. As the upstream
+gradient of a scalar is a scalar, the backward pass only multiplies.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hsplugin.checks import check_compatible, check_features, check_positive, computing_dtype
+from hsplugin.errors import unknown
+from hsplugin.potential import distributed, reference, tiled
+
+BACKENDS = ("auto", "reference", "tiled", "triton")
+
+
+def log_mean_potential(
+    x: Tensor,
+    t: float = 2.0,
+    *,
+    queue: Tensor | None = None,
+    intra_batch: bool = True,
+    include_self: bool = False,
+    gather_distributed: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Logarithm of the mean of :math:`e^{-t \|x_i - x_j\|^2}` over pairs, differentiable in x.
+
+    Which pairs count:
+
+    ================================  ==========================================================
+    x alone                           the N (N - 1) / 2 pairs i < j
+    x alone, ``include_self``         all N^2 ordered pairs
+    ``queue``                         the N K of x and queue, and the N (N - 1) / 2 within x
+    ``queue``, ``include_self``       the N K of x and queue, and half of the N^2 ordered pairs
+    ``queue``, not ``intra_batch``    the N K of x and queue
+    ================================  ==========================================================
+
+    Half-precision features are computed with in float32, also under autocast. Memory beyond the
+    features is O(N d). The second derivative is not provided: asking for it is an error.
+
+    Args:
+        x: Features, shape (N, d).
+        t: Inverse width of the Gaussian, above 0.
+        queue: Features (K, d) that take no gradient, of x's dtype and device.
+        intra_batch: Whether pairs within x count when there is a queue.
+        include_self: Whether each row also pairs with itself.
+        gather_distributed: Let x be the rows of all ranks together. The value is the same on every
+            rank, and DDP's averaging of gradients yields that of one process with all rows.
+            The queue is taken to be the same on every rank.
+        backend: "auto" (the fastest engine for the device), "reference", "tiled" or "triton".
+
+    Returns:
+        A scalar, float64 for float64 features and float32 for all others.
+
+    Raises:
+        TypeError: If x or queue is no floating-point tensor, their dtypes differ, or t no number.
+        ValueError: If a shape or device is wrong, there are no pairs, t <= 0, the backend is
+            unknown or cannot take these features, or options contradict each other.
+        RuntimeError: If differentiated twice.
+    """
+    t = check_positive("t", t)
+    check_backend(backend)
+    needs_two = queue is None and not include_self and not gather_distributed
+    check_features("x", x, min_rows=2 if needs_two else 1)
+    if queue is not None:
+        check_features("queue", queue)
+        check_compatible("x", x, "queue", queue)
+        queue = queue.detach()
+    elif not intra_batch:
+        raise ValueError("intra_batch=False leaves no pairs without a queue; pass queue=")
+    if include_self and not intra_batch:
+        raise ValueError(
+            "include_self=True needs the pairs within x; it contradicts intra_batch=False"
+        )
+    need_gradient = x.requires_grad and torch.is_grad_enabled()
+    value: Tensor = _operator(
+        x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
+    )[0]
+    return value
+
+
+def check_backend(backend: object) -> str:
+    """Return the name of a backend, or say which exist.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If there is no such backend.
+    """
+    if not isinstance(backend, str):
+        raise TypeError(f"backend must be a string, got {type(backend).__name__}: {backend!r}")
+    if backend not in BACKENDS:
+        raise ValueError(unknown("backend", backend, BACKENDS))
+    return backend
+
+
+def _engine(backend: str, x: Tensor) -> ModuleType:
+    if backend == "reference":
+        return reference
+    if backend == "tiled" or (backend == "auto" and not x.is_cuda):
+        return tiled
+    try:
+        from hsplugin.potential import triton
+    except ImportError:
+        if backend == "auto":
+            return tiled
+        raise
+    if triton.available(x):
+        return triton
+    if backend == "auto":
+        return tiled
+    raise ValueError(
+        f"backend='triton' cannot take {x.dtype} features on {x.device}; use backend='auto'"
+    )
+
+
+@torch.library.custom_op("hsplugin::log_mean_potential", mutates_args=())
+def _operator(
+    x: Tensor,
+    queue: Tensor | None,
+    t: float,
+    intra_batch: bool,
+    include_self: bool,
+    gather_distributed: bool,
+    backend: str,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The value, and its gradient by x (empty unless needed), in one pass over the pairs."""
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return _operator(
+                x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
+            )
+    engine = _engine(backend, x)
+    rows = x.detach().contiguous()
+    columns, own_offset, ranks = rows, 0, 1
+    if gather_distributed:
+        columns, own_offset = distributed.gather_rows(rows)
+        ranks = distributed.world_size()
+    n, n_all = len(rows), len(columns)
+    # Logarithms of this rank's sums, in which each unordered pair counts once, with their pulls.
+    log_sums: list[Tensor] = []
+    pulls: list[tuple[Tensor, Tensor]] = []
+    count = 0.0
+    if intra_batch and n_all > 1:
+        log_sum, pull = engine.accumulate(
+            rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
+        )
+        # Over ordered pairs the sum is twice as large; so is the gradient over a row's share.
+        log_sums.append(log_sum - math.log(2))
+        if pull is not None:
+            pulls.append((log_sum, pull))
+        count += n_all * (n_all - 1) / 2
+    if include_self:
+        # A row's pair with itself weighs one and has no gradient, but NaN must not be lost in it.
+        log_sums.append(math.log(n / 2) + 0 * rows.sum(dtype=torch.float64))
+        count += n_all / 2
+    if queue is not None:
+        log_sum, pull = engine.accumulate(
+            rows, queue.contiguous(), t, own_offset=None, need_gradient=need_gradient
+        )
+        log_sums.append(log_sum)
+        if pull is not None:
+            pulls.append((log_sum, pull))
+        count += n_all * len(queue)
+    if not log_sums:
+        raise ValueError("x has 1 row over all ranks but a pair takes two; use a larger batch")
+    log_total = log_sums[0] if len(log_sums) == 1 else torch.stack(log_sums).logsumexp(0)
+    if gather_distributed:
+        log_total = distributed.add_in_log_space(log_total)
+    dtype = computing_dtype(x.dtype)
+    gradient = rows.new_zeros(rows.shape if need_gradient else 0, dtype=dtype)
+    for log_sum, pull in pulls:
+        gradient.addcmul_(pull, ((log_sum - log_total).exp() * (2 * t * ranks)).to(dtype))
+    return (log_total - math.log(count)).to(dtype), gradient
+
+
+@_operator.register_fake
+def _(
+    x: Tensor,
+    queue: Tensor | None,
+    t: float,
+    intra_batch: bool,
+    include_self: bool,
+    gather_distributed: bool,
+    backend: str,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = computing_dtype(x.dtype)
+    shape = x.shape if need_gradient else (0,)
+    return x.new_empty((), dtype=dtype), x.new_empty(shape, dtype=dtype)
+
+
+@torch.library.custom_op("hsplugin::scale_gradient", mutates_args=())
+def _scale_gradient(gradient: Tensor, upstream: Tensor, x: Tensor) -> Tensor:
+    """Gradient times upstream; takes x only so that a second differentiation comes by here."""
+    return (gradient * upstream).to(x.dtype)
+
+
+@_scale_gradient.register_fake
+def _(gradient: Tensor, upstream: Tensor, x: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape, dtype=x.dtype)
+
+
+def _refuse_second_derivative(ctx: Any, upstream: Tensor) -> None:
+    raise RuntimeError(
+        "the log-mean potential cannot be differentiated twice: its gradient is computed in the "
+        "forward pass; write the loss with torch.cdist where you need double backward"
+    )
+
+
+_scale_gradient.register_autograd(_refuse_second_derivative)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(inputs[0], output[1])
+
+
+def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    x, gradient = ctx.saved_tensors
+    if upstream is None:
+        by_x = None
+    elif torch.is_grad_enabled():
+        by_x = _scale_gradient(gradient, upstream, x)
+    else:
+        by_x = (gradient * upstream).to(x.dtype)
+    return by_x, None, None, None, None, None, None, None
+
+
+_operator.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,24 @@
+"""hsplugin in Lightly: a drop-in criterion, and a monitor for any recipe on pytorch_lightning."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hsplugin_lightly.align_uniform_loss import AlignUniformLoss
+    from hsplugin_lightly.geometry_monitor import GeometryMonitor
+
+__all__ = ["AlignUniformLoss", "GeometryMonitor"]
+
+_MODULES = {
+    "AlignUniformLoss": "hsplugin_lightly.align_uniform_loss",
+    "GeometryMonitor": "hsplugin_lightly.geometry_monitor",
+}
+
+
+def __getattr__(name: str) -> object:
+    # The loss needs no Lightning and the monitor no Lightly, so neither is imported for the other.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,0 +1,98 @@
+"""The align/uniform objective in the conventions of Lightly's two-view criteria."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hsplugin import losses
+from hsplugin.potential import log_mean_potential
+
+try:
+    from lightly.models.modules.memory_bank import MemoryBankModule
+except ImportError as error:
+    raise ImportError("hsplugin_lightly needs Lightly: pip install 'hsplugin[lightly]'") from error
+
+
+class AlignUniformLoss(losses.AlignUniformLoss):
+    r"""Takes the place of any two-view Lightly criterion; features are normalised inside.
+
+    Without a memory bank it is :class:`hsplugin.AlignUniformLoss`. With one it is the MoCo form:
+    z_a are queries, z_b keys, and uniformity is that of the queries against each other and the
+    bank of earlier keys,
+
+    .. math::
+        \log \mathrm{mean}\left(\{e^{-t\|a_i - m_k\|^2}\}_{i,k}
+        \cup \{e^{-t\|a_i - a_j\|^2}\}_{i<j}\right).
+
+    After each training step the keys join the bank, as in ``lightly.loss.NTXentLoss``.
+
+    Source: Wang & Isola, ICML 2020, https://arxiv.org/abs/2005.10242.
+
+    Args:
+        align_weight: Weight of alignment.
+        uniform_weight: Weight of uniformity.
+        alpha: Exponent of alignment, above 0.
+        t: Inverse width of the Gaussian in uniformity, above 0.
+        normalize: Whether to scale features to unit length first.
+        gather_distributed: Let both terms reach over the batches of every rank, and gather keys
+            before they join the memory bank.
+        backend: Which engine computes uniformity: "auto", "reference", "tiled" or "triton".
+        memory_bank_size: Keys to remember, best given as (number, dimension); 0 for none.
+        intra_batch: With a memory bank, whether pairs within the batch count too.
+
+    Raises:
+        TypeError: If a weight, alpha or t is no number.
+        ValueError: If alpha or t is not above 0, a weight is not finite or below 0, the backend is
+            unknown, the bank's size is negative, or torch.distributed is missing.
+
+    Examples:
+        >>> import torch
+        >>> criterion = AlignUniformLoss()  # was: NTXentLoss()
+        >>> z0, z1 = torch.eye(4), torch.eye(4)
+        >>> criterion(z0, z1)
+        tensor(-4.)
+    """
+
+    def __init__(
+        self,
+        align_weight: float = 1.0,
+        uniform_weight: float = 1.0,
+        alpha: float = 2.0,
+        t: float = 2.0,
+        *,
+        normalize: bool = True,
+        gather_distributed: bool = False,
+        backend: str = "auto",
+        memory_bank_size: int | Sequence[int] = 0,
+        intra_batch: bool = True,
+    ) -> None:
+        super().__init__(
+            align_weight,
+            uniform_weight,
+            alpha,
+            t,
+            normalize=normalize,
+            gather_distributed=gather_distributed,
+            backend=backend,
+        )
+        self.memory_bank = MemoryBankModule(
+            size=memory_bank_size,
+            gather_distributed=gather_distributed,
+            feature_dim_first=False,
+        )
+        self.intra_batch = intra_batch
+
+    def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        _, bank = self.memory_bank(z_b, update=z_a.requires_grad)
+        if bank is None:
+            return super()._uniform_term(z_a, z_b)
+        return log_mean_potential(
+            z_a,
+            self.t,
+            queue=bank.to(z_a),
+            intra_batch=self.intra_batch,
+            gather_distributed=self.gather_distributed,
+            backend=self.backend,
+        )

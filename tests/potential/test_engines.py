@@ -1,0 +1,91 @@
+"""Every engine, in every mode, against the float64 definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from hsplugin.potential import log_mean_potential
+from tests import reference
+
+ENGINES = ["reference", "tiled"]
+MODES = [
+    {},
+    {"include_self": True},
+    {"queue": True},
+    {"queue": True, "intra_batch": False},
+    {"queue": True, "include_self": True},
+]
+UNIT_ROUNDOFF = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.bfloat16: 2.0**-24,
+    torch.float16: 2.0**-24,
+}
+
+
+def features(n: int, d: int, seed: int, kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    if kind == "sphere":
+        return torch.nn.functional.normalize(x, dim=1)
+    if kind == "duplicates":
+        return torch.nn.functional.normalize(x[torch.arange(n) // 2], dim=1)
+    if kind == "collapsed":
+        return torch.nn.functional.normalize(x[:1] + 1e-3 * x, dim=1)
+    if kind == "poles":
+        signs = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0).double()
+        return signs[:, None] * torch.nn.functional.normalize(x[:1], dim=1).expand(n, d)
+    return 3 * x + 5
+
+
+def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same values behind other strides."""
+    if layout == "transposed":
+        return x.T.contiguous().T
+    if layout == "strided":
+        return torch.stack([x, x], dim=1)[:, 0]
+    return x
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(mode) or "self")
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 300),
+    d=st.sampled_from([3, 16, 128, 257, 2048]),
+    t=st.sampled_from([0.1, 2.0, 5.0, 37.0, 1000.0]),
+    dtype=st.sampled_from(list(UNIT_ROUNDOFF)),
+    kind=st.sampled_from(["sphere", "duplicates", "collapsed", "poles", "raw"]),
+    layout=st.sampled_from(["contiguous", "transposed", "strided"]),
+    seed=st.integers(0, 2**31),
+)
+@example(2, 3, 1000.0, torch.float32, "poles", "contiguous", 0)
+def test_agrees_with_the_definition(engine, mode, n, d, t, dtype, kind, layout, seed):
+    n = min(n, 40_000 // d + 2)  # the definition holds n * n * d numbers
+    x = features(n, d, seed, kind).to(dtype)
+    options = dict(mode)
+    if mode.get("queue"):
+        options["queue"] = features(17, d, seed + 1, kind).to(dtype)
+    expected, expected_gradient = reference.value_and_gradient(
+        lambda z: reference.log_mean_potential(z, t, **options), x.double()
+    )
+    leaf = laid_out(x, layout).detach().requires_grad_()
+    value = log_mean_potential(leaf, t, backend=engine, **options)
+    value.backward()
+
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert leaf.grad.dtype == dtype
+    # An exponent t |x_i - x_j|^2 comes out of products of centred features; its rounding is that
+    # of t R^2, R their radius, and the logarithm of a mean is no worse than its worst exponent.
+    everything = torch.cat([x, options["queue"]]) if "queue" in options else x
+    radius = (everything.double() - everything.double().mean(0)).norm(dim=1).max().item()
+    rounding = 32 + d**0.5  # of a product of d terms
+    error = UNIT_ROUNDOFF[dtype] * (rounding * t * (radius**2 + radius) + abs(expected.item()) + 16)
+    assert abs(value.item() - expected.item()) <= error
+    rounded = UNIT_ROUNDOFF[dtype] if dtype == torch.float64 else torch.finfo(dtype).eps / 2
+    scale = 4 * t * (radius + 1)
+    gradient_error = (leaf.grad.double() - expected_gradient).abs().max().item()
+    assert gradient_error <= scale * (4 * error + 4 * rounded)
