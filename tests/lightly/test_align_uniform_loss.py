@@ -1,0 +1,64 @@
+"""Our criterion beside Lightly's own: equal where they overlap, right where Lightly's fails."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from tests import reference
+
+lightly_loss = pytest.importorskip("lightly.loss")
+
+from hsplugin_lightly import AlignUniformLoss  # noqa: E402
+from lightly.loss.hypersphere_loss import HypersphereLoss  # noqa: E402
+
+
+def views(n: int, d: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator)
+    return x, x + 0.3 * torch.randn(n, d, generator=generator)
+
+
+@pytest.mark.parametrize("n", [2, 33, 256])
+@pytest.mark.parametrize("t", [1.0, 2.0])
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_equals_the_hypersphere_loss_of_lightly(n, t, alpha):
+    z_a, z_b = views(n, 64)
+    ours, theirs = z_a.clone().requires_grad_(), z_a.clone().requires_grad_()
+    our_loss = AlignUniformLoss(uniform_weight=0.5, t=t, alpha=alpha)(z_a=ours, z_b=z_b)
+    # lam weighs the mean uniformity of the two views.
+    their_loss = HypersphereLoss(t=t, lam=0.5, alpha=alpha)(theirs, z_b)
+    our_loss.backward()
+    their_loss.backward()
+    torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_bank_form_equals_the_definition_and_advances_as_that_of_ntxent():
+    ours = AlignUniformLoss(3.0, 1.0, t=3.0, memory_bank_size=(16, 8))
+    theirs = lightly_loss.NTXentLoss(memory_bank_size=(16, 8))
+    theirs.memory_bank.bank.copy_(ours.memory_bank.bank)
+    for step in range(5):
+        z_a, z_b = views(6, 8, seed=step)
+        z_a.requires_grad_()
+        bank = ours.memory_bank.bank.clone()
+        terms = ours.components(z_a, z_b)
+        theirs(z_a, z_b)
+        query, key = normalize(z_a.double(), dim=1), normalize(z_b.double(), dim=1)
+        assert terms.align.item() == pytest.approx(reference.align(query, key, 2).item(), rel=1e-5)
+        uniform = reference.log_mean_potential(query, 3.0, queue=bank)
+        assert terms.uniform.item() == pytest.approx(uniform.item(), rel=1e-5)
+        torch.testing.assert_close(ours.memory_bank.bank, theirs.memory_bank.bank)
+
+
+def test_memory_bank_stays_as_it_is_in_evaluation():
+    criterion = AlignUniformLoss(memory_bank_size=(16, 8), intra_batch=False)
+    before = criterion.memory_bank.bank.clone()
+    z_a, z_b = views(6, 8)
+    value = criterion.components(z_a, z_b).uniform
+    assert torch.equal(criterion.memory_bank.bank, before)
+    expected = reference.log_mean_potential(
+        normalize(z_a.double(), dim=1), 2.0, queue=before, intra_batch=False
+    )
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)

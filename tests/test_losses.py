@@ -1,0 +1,159 @@
+"""The losses against the definitions of the paper, scipy and Lightly's own implementation."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+
+import pytest
+import scipy.special
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+import hsplugin
+from tests import reference
+
+
+def views(n: int, d: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    y = x + 0.3 * torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return x.to(dtype), y.to(dtype)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    n=st.integers(2, 300),
+    d=st.integers(3, 2048),
+    alpha=st.sampled_from([0.5, 1.0, 1.7, 2.0, 3.0, 4.0]),
+    t=st.floats(0.1, 1000),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    seed=st.integers(0, 2**31),
+)
+def test_training_loss_is_the_papers(n, d, alpha, t, dtype, seed):
+    n = min(n, 30_000 // d + 2)
+    x, y = views(n, d, dtype, seed)
+    leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+    terms = hsplugin.AlignUniformLoss(0.7, 1.3, alpha, t).components(*leaves)
+    terms.loss.backward()
+
+    exact = [x.double().requires_grad_(), y.double().requires_grad_()]
+    unit = [normalize(z, dim=1) for z in exact]
+    align = reference.align(*unit, alpha)
+    uniform = sum(reference.log_mean_potential(z, t) for z in unit) / 2
+    (0.7 * align + 1.3 * uniform).backward()
+
+    eps = torch.finfo(terms.loss.dtype).eps
+    assert terms.align.item() == pytest.approx(align.item(), rel=20 * eps * alpha)
+    assert terms.uniform.item() == pytest.approx(uniform.item(), abs=eps * (40 * t + 16))
+    for leaf, exact_leaf in zip(leaves, exact, strict=True):
+        step = max(eps * (80 * t + 80), torch.finfo(dtype).eps)
+        assert leaf.grad.dtype == dtype
+        scale = (4 * t + 4) / exact_leaf.norm(dim=1).min().item()
+        assert (leaf.grad.double() - exact_leaf.grad).abs().max().item() <= step * scale
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 3.0])
+def test_alignment_gradient_equals_finite_differences(alpha):
+    x, y = views(5, 3, torch.float64, 0)
+    assert torch.autograd.gradcheck(
+        lambda a, b: hsplugin.align_loss(a, b, alpha), (x.requires_grad_(), y.requires_grad_())
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
+def test_identical_pairs_have_the_subgradient_zero(alpha):
+    x, _ = views(5, 3, torch.float32, 0)
+    leaf = x.clone().requires_grad_()
+    hsplugin.align_loss(leaf, x, alpha).backward()
+    assert leaf.grad.count_nonzero() == 0
+
+
+@given(dim=st.integers(1, 4096), t=st.floats(1e-3, 15))
+def test_optimum_is_the_hypergeometric_function(dim, t):
+    expected = -2 * t + math.log(scipy.special.hyp0f1(dim / 2, t * t))
+    assert hsplugin.uniformity_optimum(dim, t) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0, 100.0, 1000.0])
+def test_optimum_on_the_sphere_in_space_has_a_closed_form(t):
+    # On S^2 the inner product is uniform on [-1, 1]: mean e^(-2t + 2tu) = (1 - e^(-4t)) / 4t.
+    expected = math.log1p(-math.exp(-4 * t)) - math.log(4 * t)
+    assert hsplugin.uniformity_optimum(3, t) == pytest.approx(expected, rel=1e-12)
+
+
+def test_modules_of_the_terms_add_up_to_the_whole():
+    x, y = views(20, 8, torch.float32, 0)
+    terms = hsplugin.AlignUniformLoss(2.0, 3.0, 1.0, 5.0).components(x, y)
+    align = hsplugin.AlignLoss(1.0)(x, y)
+    uniform = hsplugin.UniformLoss(5.0)(x, y)
+    torch.testing.assert_close(terms.align, align)
+    torch.testing.assert_close(terms.uniform, uniform)
+    torch.testing.assert_close(terms.loss, 2 * align + 3 * uniform)
+    single = (hsplugin.UniformLoss(5.0)(x) + hsplugin.UniformLoss(5.0)(y)) / 2
+    torch.testing.assert_close(uniform, single)
+
+
+def test_unnormalised_features_warn_once_when_normalisation_is_off():
+    x, y = views(8, 4, torch.float32, 0)
+    loss = hsplugin.AlignUniformLoss(normalize=False)
+    with pytest.warns(UserWarning, match="normalize=True"):
+        loss(x, y)
+    quiet = hsplugin.AlignUniformLoss(normalize=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(x, y)
+        quiet(normalize(x), normalize(y))
+        hsplugin.AlignUniformLoss()(x, y)
+
+
+X, Y = views(4, 3, torch.float32, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: hsplugin.AlignUniformLoss()(X, Y[:3]), ValueError, "z_a and z_b must be two"),
+        (lambda: hsplugin.AlignUniformLoss()(X, Y[:, :1]), ValueError, "z_a and z_b must be two"),
+        (lambda: hsplugin.AlignUniformLoss()(X, Y.half()), TypeError, "one dtype"),
+        (lambda: hsplugin.AlignUniformLoss()(X, Y.to("meta")), ValueError, "one device"),
+        (lambda: hsplugin.AlignUniformLoss()(X, Y.tolist()), TypeError, "z_b must be a torch"),
+        (lambda: hsplugin.AlignUniformLoss()(X[:1], Y[:1]), ValueError, "takes two"),
+        (lambda: hsplugin.AlignUniformLoss()(X[:0], Y[:0]), ValueError, "z_a has 0 row"),
+        (lambda: hsplugin.AlignUniformLoss(t=0), ValueError, "t must be above 0"),
+        (lambda: hsplugin.AlignUniformLoss(alpha=-1), ValueError, "alpha must be above 0"),
+        (lambda: hsplugin.AlignUniformLoss(align_weight=-1), ValueError, "align_weight must be 0"),
+        (lambda: hsplugin.AlignUniformLoss(uniform_weight="1"), TypeError, "uniform_weight must"),
+        (lambda: hsplugin.AlignUniformLoss(backend="cuda"), ValueError, "unknown backend 'cuda'"),
+        (lambda: hsplugin.UniformLoss(t=float("nan")), ValueError, "t must be finite"),
+        (lambda: hsplugin.AlignLoss(alpha=0), ValueError, "alpha must be above 0"),
+        (lambda: hsplugin.align_loss(X, Y, 0), ValueError, "alpha must be above 0"),
+        (lambda: hsplugin.align_loss(X, Y[:2]), ValueError, "x and y must be two views"),
+        (lambda: hsplugin.align_loss(X.int(), Y.int()), TypeError, "x must hold real"),
+        (lambda: hsplugin.uniformity_optimum(0), ValueError, "dim must be at least 1"),
+        (lambda: hsplugin.uniformity_optimum(2.5), TypeError, "dim must be an integer"),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_public_signatures_are_the_documented_ones():
+    parameters = list(inspect.signature(hsplugin.AlignUniformLoss).parameters)
+    assert parameters == [
+        "align_weight",
+        "uniform_weight",
+        "alpha",
+        "t",
+        "normalize",
+        "gather_distributed",
+        "backend",
+    ]
+    assert list(inspect.signature(hsplugin.AlignUniformLoss.forward).parameters)[1:] == [
+        "z_a",
+        "z_b",
+    ]
