@@ -1,0 +1,238 @@
+"""Watch the contrastive loss split into alignment and uniformity as its negatives grow in number.
+
+With M negatives drawn from the data (Wang & Isola, 2020, theorem 1), as M grows,
+
+    L(M) - log M  ->  -E[f(x).f(y)] / tau  +  E_x log E_x' exp(f(x').f(x) / tau).
+
+Per anchor the difference is log(a / mu), where mu = E_x' exp(f(x').f(x) / tau) and a is its mean
+over M negatives plus the positive's share. The logarithm has slope at most e^(1/tau) here and the
+standard deviation of exp(.) is at most (e^(1/tau) - e^(-1/tau)) / 2, so that
+
+    E |log(a / mu)|  <=  e^(1/tau) (e^(1/tau) / M + (e^(1/tau) - e^(-1/tau)) / (2 sqrt M)):
+
+the proven rate M^(-1/2). What is measured: the mean absolute difference falls at just that rate;
+the loss itself, where differences of either sign cancel, falls faster, like 1/M.
+
+The two terms are ours: where every point sees the same mu, as on features that are uniform on the
+sphere, the limit is align_loss / (2 tau) + uniform_loss at t = 1 / (2 tau); elsewhere it is less,
+by Jensen's inequality.
+
+    python examples/contrastive_limit.py --tau 0.5 --out figure.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from hsplugin import align_loss, uniform_loss, uniformity_optimum
+from hsplugin.losses import normalize
+
+
+class Draw(NamedTuple):
+    """Inner products of A anchors: with positives (A,), negatives (A, M), and log mu (A,)."""
+
+    positive: Tensor
+    negatives: Tensor
+    log_mu: Tensor
+
+
+Sampler = Callable[[int, int, Generator], Draw]
+
+
+class Problem(NamedTuple):
+    """Features whose limit is known exactly, and how to draw anchors and negatives from them."""
+
+    sample: Sampler
+    limit: float
+    two_terms: float
+
+
+class Point(NamedTuple):
+    """What M negatives came to: the loss less log M, its error, and the mean absolute one."""
+
+    negatives: int
+    value: float
+    error: float
+    absolute: float
+
+
+def on_the_sphere(tau: float, dim: int = 16, cosine: float = 0.8) -> Problem:
+    """Features uniform on the sphere, positives at a fixed angle: the limit has a closed form."""
+    t = 1 / (2 * tau)
+    log_mu = uniformity_optimum(dim, t) + 2 * t
+
+    def unit(*shape: int, generator: Generator) -> Tensor:
+        x = torch.randn(*shape, dim, generator=generator, dtype=torch.float64)
+        return x / x.norm(dim=-1, keepdim=True)
+
+    def positives(x: Tensor, generator: Generator) -> Tensor:
+        sideways = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        sideways = normalize(sideways - (sideways * x).sum(1, keepdim=True) * x)
+        return cosine * x + math.sqrt(1 - cosine**2) * sideways
+
+    def sample(anchors: int, negatives: int, generator: Generator) -> Draw:
+        x = unit(anchors, generator=generator)
+        y = positives(x, generator)
+        others = unit(anchors, negatives, generator=generator)
+        products = torch.einsum("ad,amd->am", x, others)
+        return Draw((x * y).sum(1), products, torch.full((anchors,), log_mu, dtype=x.dtype))
+
+    generator = torch.Generator().manual_seed(1)
+    x = unit(4000, generator=generator)
+    two_terms = align_loss(x, positives(x, generator)) / (2 * tau) + uniform_loss(x, t)
+    return Problem(sample, -cosine / tau + log_mu, two_terms.item())
+
+
+def on_digits(tau: float, noise: float = 0.3) -> Problem:
+    """Images of digits as their own features, positives by noise: the limit is a finite sum."""
+    from sklearn.datasets import load_digits
+
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.from_numpy(load_digits().data)
+    pixels = (pixels - pixels.mean(0)) / pixels.std()
+    x = normalize(pixels)
+    y = normalize(pixels + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+    products = x @ x.T
+    positive = (x * y).sum(1)
+    log_mu = torch.logsumexp(products / tau, 1) - math.log(len(x))
+
+    def sample(anchors: int, negatives: int, generator: Generator) -> Draw:
+        rows = torch.randint(len(x), (anchors,), generator=generator)
+        others = torch.randint(len(x), (anchors, negatives), generator=generator)
+        return Draw(positive[rows], products[rows[:, None], others], log_mu[rows])
+
+    two_terms = align_loss(x, y) / (2 * tau) + uniform_loss(x, 1 / (2 * tau), include_self=True)
+    return Problem(sample, (log_mu - positive / tau).mean().item(), two_terms.item())
+
+
+PROBLEMS = {"sphere": on_the_sphere, "digits": on_digits}
+
+
+def measure(
+    problem: Problem, tau: float, negatives: list[int], *, pairs: int = 2**22, seed: int = 0
+) -> list[Point]:
+    """Estimate the loss for each number of negatives from ``pairs`` inner products.
+
+    a / mu - 1 has mean zero but for the positive's share, so that taking it off each anchor's
+    log(a / mu) changes no expectation and leaves little of the noise (a control variate).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    points = []
+    for m in negatives:
+        errors, absolute, left = [], [], max(pairs // m, 64)
+        while left > 0:
+            anchors = min(left, max(2**18 // m, 1))
+            left -= anchors
+            draw = problem.sample(anchors, m, generator)
+            of_negatives = ((draw.negatives / tau) - draw.log_mu[:, None]).exp().mean(1)
+            of_positive = (draw.positive / tau - draw.log_mu).exp() / m
+            difference = (of_negatives + of_positive).log()
+            errors.append(difference - (of_negatives - 1))
+            absolute.append(difference.abs())
+        error = torch.cat(errors).mean().item()
+        points.append(Point(m, problem.limit + error, error, torch.cat(absolute).mean().item()))
+    return points
+
+
+def proven_bound(negatives: int, tau: float) -> float:
+    """The right-hand side of the inequality above."""
+    high, low = math.exp(1 / tau), math.exp(-1 / tau)
+    return high * (high / negatives + (high - low) / (2 * math.sqrt(negatives)))
+
+
+def slope(points: list[Point], of: Callable[[Point], float]) -> float:
+    """Exponent of M in a least-squares fit of the logarithms, over the larger half of the Ms."""
+    larger = points[len(points) // 2 :]
+    log_m = np.log([point.negatives for point in larger])
+    return float(np.polyfit(log_m, np.log([of(point) for point in larger]), 1)[0])
+
+
+def draw_figure(results: dict[str, tuple[Problem, list[Point]]], tau: float, path: Path) -> None:
+    """Left the loss on its way to the limit, right the errors beside the proven rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
+    for (name, (problem, points)), colour in zip(
+        results.items(), ("#1b6ca8", "#e07a1f"), strict=False
+    ):
+        m = [point.negatives for point in points]
+        axes[0].plot(m, [p.value for p in points], "o-", ms=4, color=colour, label=name)
+        axes[0].axhline(problem.limit, color=colour, ls="--", lw=1)
+        axes[1].plot(
+            m,
+            [p.absolute for p in points],
+            "o-",
+            ms=4,
+            color=colour,
+            label=f"{name}: mean absolute, slope {slope(points, lambda p: p.absolute):.2f}",
+        )
+        axes[1].plot(
+            m,
+            [abs(p.error) for p in points],
+            "s:",
+            ms=4,
+            color=colour,
+            label=f"{name}: of the loss, slope {slope(points, lambda p: abs(p.error)):.2f}",
+        )
+    axes[1].plot(
+        m, [proven_bound(i, tau) for i in m], color="black", lw=1, label="proven, $O(M^{-1/2})$"
+    )
+    axes[0].set(
+        xscale="log",
+        xlabel="negatives M",
+        ylabel="contrastive loss $-$ log M",
+        title=f"The loss and its limit (dashed), $\\tau$ = {tau:g}",
+    )
+    axes[1].set(xscale="log", yscale="log", xlabel="negatives M", title="Distance from the limit")
+    for ax in axes:
+        ax.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tau", type=float, default=0.5)
+    parser.add_argument(
+        "--negatives", type=int, nargs="+", default=[2**k for k in range(4, 15)], metavar="M"
+    )
+    parser.add_argument("--pairs", type=int, default=2**22, help="inner products for each M")
+    parser.add_argument("--out", type=Path, help="a PNG or SVG to draw")
+    args = parser.parse_args(argv)
+
+    results = {}
+    for name, make in PROBLEMS.items():
+        problem = make(args.tau)
+        points = measure(problem, args.tau, args.negatives, pairs=args.pairs)
+        results[name] = problem, points
+        print(f"{name}: limit {problem.limit:.5f}, the two terms {problem.two_terms:.5f}")
+        print(f"{'M':>7} {'L - log M':>10} {'error':>9} {'mean absolute':>14} {'proven':>9}")
+        for p in points:
+            print(
+                f"{p.negatives:>7} {p.value:>10.5f} {p.error:>9.1e} {p.absolute:>14.1e} "
+                f"{proven_bound(p.negatives, args.tau):>9.1e}"
+            )
+        print(
+            f"slopes: mean absolute {slope(points, lambda p: p.absolute):.3f}, "
+            f"of the loss {slope(points, lambda p: abs(p.error)):.3f}\n"
+        )
+    if args.out:
+        draw_figure(results, args.tau, args.out)
+        print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()
