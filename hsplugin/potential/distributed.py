@@ -1,10 +1,18 @@
-"""Pairs over the batches of every rank: this rank's rows meet every rank's columns."""
+"""Pairs over the batches of every rank: this rank's rows meet every rank's columns.
+
+A rank's share of the gradient is complete without the others, as each ordered pair (i, j) is
+computed where row i lives; so the backward pass communicates nothing. What a rank returns is
+multiplied by the number of ranks, which the averaging of gradients by DDP divides by again.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# Ranks compare dtypes by their place in this list.
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def world_size() -> int:
@@ -18,22 +26,49 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     Returns:
         All rows in the order of ranks, and where this rank's begin. For one rank the rows are
         returned themselves.
+
+    Raises:
+        TypeError: On every rank, if ranks hold different dtypes.
+        ValueError: On every rank, if ranks hold features of different dimensions.
     """
     if world_size() == 1:
         return rows, 0
-    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    counts = torch.cat(sizes).tolist()
-    padded = rows.new_zeros(max(counts), rows.shape[1])
-    padded[: len(rows)] = rows
-    gathered = [torch.empty_like(padded) for _ in counts]
+    counts = _counts(rows)
+    longest = max(counts)
+    padded = rows
+    if len(rows) < longest:
+        padded = rows.new_zeros(longest, rows.shape[1])
+        padded[: len(rows)] = rows
+    columns = rows.new_empty(len(counts) * longest, rows.shape[1])
+    gathered = list(columns.split(longest))
     dist.all_gather(gathered, padded)
-    columns = torch.cat([g[:count] for g, count in zip(gathered, counts, strict=True)])
+    if min(counts) < longest:
+        columns = torch.cat([g[:count] for g, count in zip(gathered, counts, strict=True)])
     return columns, sum(counts[: dist.get_rank()])
 
 
+def _counts(rows: Tensor) -> list[int]:
+    """How many rows each rank has; ranks that differ in more than that would hang or crash."""
+    dtype = _DTYPES.index(rows.dtype) if rows.dtype in _DTYPES else len(_DTYPES)
+    own = torch.tensor([*rows.shape, dtype], device=rows.device)
+    shapes = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(shapes, own)
+    counts, dims, dtypes = torch.stack(shapes, dim=1).tolist()
+    if len(set(dims)) > 1:
+        raise ValueError(
+            f"x must have the same dimension d on every rank, got {dims} by rank; "
+            f"gather_distributed=False keeps ranks apart"
+        )
+    if len(set(dtypes)) > 1:
+        names = [str(_DTYPES[i]) if i < len(_DTYPES) else "another" for i in dtypes]
+        raise TypeError(
+            f"x must have one dtype on every rank, got {names} by rank; convert it with .to(...)"
+        )
+    return [int(count) for count in counts]
+
+
 def add_in_log_space(log_value: Tensor) -> Tensor:
-    """Logarithm of the sum over ranks of the exponential of a scalar."""
+    """Logarithm of the sum over ranks of the exponential of a scalar, the same on every rank."""
     if world_size() == 1:
         return log_value
     values = [torch.empty_like(log_value) for _ in range(world_size())]
