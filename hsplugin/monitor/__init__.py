@@ -1,0 +1,295 @@
+"""GeometryMonitor: watches alignment, uniformity and rank of any method while it trains.
+
+The mixin knows no framework; ``hsplugin_lightly.GeometryMonitor`` (pytorch_lightning) and
+``hsplugin_solo.GeometryMonitor`` (lightning.pytorch) join it to a Callback of each namespace.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from hsplugin.monitor.measures import WIDEST_BY_DEFAULT, Measures, build_metrics
+from hsplugin.monitor.samples import Samples
+from hsplugin.monitor.taps import Extract, RefusedError, Taps, Views
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+__all__ = ["GeometryMonitorMixin", "GeometryWarning"]
+
+DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme")
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+class GeometryWarning(UserWarning):
+    """What the monitor cannot measure, and what it measured that looks like a collapse."""
+
+
+def _never_fatal(hook: Hook) -> Hook:
+    """Turn whatever goes wrong in a hook into one warning, unless the monitor is strict."""
+
+    @functools.wraps(hook)
+    def guarded(self: GeometryMonitorMixin, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        try:
+            with torch.no_grad():
+                hook(self, trainer, pl_module, *rest)
+        except Exception as error:
+            if self.strict:
+                raise
+            reason = str(error) if isinstance(error, RefusedError) else _line(error)
+            self._warn_once(f"{type(pl_module).__name__} is not measured: {reason}")
+
+    return guarded  # type: ignore[return-value]
+
+
+class GeometryMonitorMixin:
+    """Lightning callback that measures the geometry of a method's features, and only measures.
+
+    Nothing about the training changes: features are copied without gradient, no random state is
+    touched, the host never waits for the device within a step, and the weights stay identical to
+    the bit. What goes wrong in the monitor becomes one warning.
+
+    **Training.** Every ``every_n_steps``-th batch of an epoch, the first included, is kept, up to
+    ``max_samples`` rows spread evenly over the epoch. From them come, at the end of the epoch,
+    ``geometry/alignment``, ``geometry/uniformity``, ``geometry/uniformity_gap`` (above the least
+    value attainable in that dimension), ``geometry/wasserstein_uniformity``, ``geometry/rankme``:
+    over all ranks together, for loggers, the progress bar, ``EarlyStopping`` and
+    ``ModelCheckpoint(monitor="geometry/uniformity")``. Within the epoch
+    ``geometry/alignment_step`` and ``geometry/uniformity_step`` show the latest batch kept, of
+    rank zero.
+
+    **Validation.** Where a validation step passes features, all of them are measured, as
+    ``geometry/val_uniformity`` and so on.
+
+    Metrics of single features see the first view, or the only one with a gradient (a query, a
+    prediction); alignment sees the two first views of a step.
+
+    **Where the features are found.** The first that applies of: ``extract``; ``module``; the
+    ``"z"`` that the module's ``forward`` returns (solo-learn); the two inputs of its
+    ``criterion`` (Lightly). Lists, prototype scores, labels and reconstruction targets are
+    refused, once, with the reason.
+
+    Args:
+        metrics: Names of metrics ("alignment", "uniformity", "wasserstein_uniformity", "rankme",
+            "effective_rank", "alpha_req", "nesum", "lidar"), or a mapping from name to
+            ``torchmetrics.Metric``. An ``update(x)`` gets features, ``update(x, labels)`` also the
+            labels of the batch, any other ``update(x, y)`` both views.
+        extract: ``extract(pl_module, outputs, batch)`` returning features (n, d), a pair of them
+            or a dictionary with "x" and perhaps "y" and "labels". Called in evaluation mode, with
+            no gradient, all random states restored.
+        module: Name of the submodule whose output is measured, such as "projection_head". A
+            submodule that returns a scalar is taken for a criterion: its inputs are measured.
+        every_n_steps: Measure every so manieth training batch of an epoch.
+        prefix: Before the slash of each logged name. Two monitors need two prefixes.
+        max_samples: Most rows a rank keeps of a training epoch, and most that uniformity, which
+            compares all pairs, uses of a validation epoch.
+        figures: Draw features, positive distances and the way so far at the end of each epoch,
+            into TensorBoard and W&B if they log the run, and into
+            ``<log directory>/<prefix>/epoch-0000.png``.
+        prog_bar: Show the epoch's values in the progress bar.
+        strict: Raise what would be a warning.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, a metric is unknown, or both ``extract`` and
+            ``module`` are given.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] | Mapping[str, Metric] | None = None,
+        extract: Extract | None = None,
+        module: str | None = None,
+        every_n_steps: int = 50,
+        prefix: str = "geometry",
+        max_samples: int = 4096,
+        *,
+        figures: bool = False,
+        prog_bar: bool = False,
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every_n_steps", every_n_steps), ("max_samples", max_samples)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {value!r}")
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        if max_samples < 2:
+            raise ValueError(f"max_samples must be at least 2, for one pair; got {max_samples}")
+        if not prefix or not isinstance(prefix, str):
+            raise ValueError(f"prefix must be a name such as 'geometry', got {prefix!r}")
+        self.prefix = prefix
+        self.strict = strict
+        self.figures = figures
+        self.prog_bar = prog_bar
+        self.history: list[dict[str, float]] = []
+        self._taps = Taps(extract, module)
+        self._samples = Samples(every_n_steps, max_samples)
+        chosen = build_metrics(DEFAULT_METRICS if metrics is None else metrics, max_samples)
+        widest = WIDEST_BY_DEFAULT if metrics is None else None
+        self._train = Measures(chosen, widest)
+        self._validation = Measures(chosen, widest)
+        self._collapsed = False
+        self._warned: set[str] = set()
+
+    @property
+    def state_key(self) -> str:
+        """Own key in the checkpoint, the same in each Lightning namespace."""
+        return f"hsplugin.GeometryMonitor[{self.prefix}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training needs to go on as if never interrupted: plain numbers and tensors."""
+        return {
+            "samples": self._samples.state_dict(),
+            "history": [dict(row) for row in self.history],
+            "collapsed": self._collapsed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint; samples of other ranks are not in it and count as not taken."""
+        self.history = [dict(row) for row in state_dict["history"]]
+        self._collapsed = state_dict["collapsed"]
+        if not _distributed() or torch.distributed.get_rank() == 0:
+            self._samples.load_state_dict(state_dict["samples"])
+
+    @_never_fatal
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find the features once the module is complete."""
+        self._taps.install(pl_module)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave the module as it was."""
+        self._taps.remove()
+
+    @_never_fatal
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
+        """Listen to every batch: branching here would compile a compiled module twice."""
+        if self._taps.ready:
+            self._taps.listen()
+
+    @_never_fatal
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the features of the batch if its turn has come."""
+        if not self._taps.ready:
+            return
+        try:
+            if not self._samples.wants(batch_idx):
+                return
+            views = self._taps.views(pl_module, outputs, batch)
+        finally:
+            self._taps.stop()
+        self._samples.add(batch_idx, views)
+        for name, value in self._train.of_step(views).items():
+            key = f"{self.prefix}/{name}_step"
+            # Lightning hands the latest such value to the loggers when it next logs.
+            pl_module.log(key, value, on_step=True, on_epoch=False, batch_size=1)
+
+    @_never_fatal
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure what was kept, log it, draw it, and start anew."""
+        try:
+            for views in self._samples:
+                self._train.update(views.map(lambda tensor: tensor.to(pl_module.device)))
+            values = self._finish(pl_module, self._train, "")
+            if values:
+                self.history.append({"epoch": trainer.current_epoch, **values})
+                self._warn_of_collapse(values)
+                if self.figures:
+                    from hsplugin.monitor.figures import show
+
+                    show(trainer, self.prefix, self._samples.joined(), self.history)
+        finally:
+            self._samples.clear()
+            self._train.reset()
+
+    @_never_fatal
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find the features if no training preceded."""
+        self._validation.reset()
+        if not self._taps.ready:
+            self._taps.install(pl_module)
+
+    @_never_fatal
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Listen to each batch but those of the sanity check."""
+        if self._taps.ready and not trainer.sanity_checking:
+            self._taps.listen()
+
+    @_never_fatal
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure the batch; a validation step without features is no reason for a warning."""
+        if not self._taps.ready or trainer.sanity_checking or dataloader_idx > 0:
+            return
+        try:
+            views = self._taps.views(pl_module, outputs, batch)
+        except RefusedError:
+            return
+        finally:
+            self._taps.stop()
+        self._validation.update(views)
+
+    @_never_fatal
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log the whole validation set's values."""
+        if not trainer.sanity_checking:
+            self._finish(pl_module, self._validation, "val_")
+        self._validation.reset()
+
+    def _finish(self, pl_module: Any, measures: Measures, stage: str) -> dict[str, float]:
+        """Compute over all ranks, log, and warn of what could not be computed."""
+        values, problems = measures.compute(pl_module.device)
+        for problem in problems:
+            if self.strict:
+                raise ValueError(problem)
+            self._warn_once(f"{type(pl_module).__name__}: {problem}")
+        for name, value in values.items():
+            pl_module.log(
+                f"{self.prefix}/{stage}{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=self.prog_bar,
+                batch_size=1,
+                # Equal on all ranks already; this only tells Lightning so.
+                sync_dist=True,
+            )
+        return {name: float(value) for name, value in values.items()}
+
+    def _warn_of_collapse(self, values: Mapping[str, float]) -> None:
+        reason = self._train.collapse(values)
+        # One epoch may be the random network's; a second one in a row is the training's.
+        if reason and self._collapsed:
+            self._warn_once(f"collapse: {reason}")
+        self._collapsed = bool(reason)
+
+    def _warn_once(self, message: str) -> None:
+        kind = message[:60]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(f"{self.prefix} monitor: {message}", GeometryWarning, stacklevel=4)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

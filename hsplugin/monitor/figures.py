@@ -1,0 +1,68 @@
+"""The figure of an epoch, to a file and to the loggers that show images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hsplugin.monitor.taps import Views
+
+MOST_POINTS = 2000
+
+
+def draw(views: Views, history: Sequence[Mapping[str, float]]) -> Any:
+    """Features, positive distances and the way so far, those that there are, side by side.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    from hsplugin import plots
+
+    views = views.map(lambda tensor: tensor[:MOST_POINTS].float())
+    finite = views.x.isfinite().all(dim=1)
+    if views.y is not None:
+        finite &= views.y.isfinite().all(dim=1)
+    views = views.map(lambda tensor: tensor[finite])
+    way = [row for row in history if {"alignment", "uniformity"} <= set(row)]
+    figure, axes = plots.figure(1 + (views.y is not None) + bool(way))
+    if views.x.shape[1] == 2:
+        plots.features_on_circle(axes.pop(0), views.x, views.labels)
+    else:
+        plots.principal_plane(axes.pop(0), views.x, views.labels)
+    if views.y is not None:
+        plots.distance_histogram(axes.pop(0), views.x, views.y)
+    if way:
+        plots.trajectory(
+            axes.pop(0), [row["alignment"] for row in way], [row["uniformity"] for row in way]
+        )
+    return figure
+
+
+def show(
+    trainer: Any, prefix: str, views: Views | None, history: Sequence[Mapping[str, float]]
+) -> None:
+    """Write an epoch's figure to the log directory and to TensorBoard and W&B loggers.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        OSError: If the file cannot be written.
+    """
+    # Asks the other ranks, so all of them have to ask.
+    folder = Path(trainer.log_dir or trainer.default_root_dir) / prefix
+    if not trainer.is_global_zero or views is None or min(views.x.shape) < 2:
+        return
+    from hsplugin import plots
+
+    figure = draw(views, history)
+    image = plots.png(figure)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"epoch-{trainer.current_epoch:04d}.png"
+    path.write_bytes(image)
+    for logger in trainer.loggers:
+        # By name, because each Lightning namespace has its own classes and neither may be there.
+        kinds = {kind.__name__ for kind in type(logger).__mro__}
+        if "TensorBoardLogger" in kinds:
+            logger.experiment.add_figure(f"{prefix}/figure", figure, trainer.global_step)
+        elif "WandbLogger" in kinds:
+            logger.log_image(f"{prefix}/figure", [str(path)], step=trainer.global_step)
