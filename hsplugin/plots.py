@@ -111,8 +111,8 @@ def distance_histogram(axes: Any, x: Tensor, y: Tensor, label: str | None = None
         raise ValueError(f"x and y must be pairs, got {tuple(x.shape)} and {tuple(y.shape)}")
     first, second = normalize(x.detach().cpu()), normalize(y.detach().cpu())
     distances = torch.linalg.vector_norm(first - second.to(first.dtype), dim=1)
-    drawn = axes.hist(distances.numpy(), bins=40, range=(0, 2), density=True, alpha=0.6, label=label)
-    colour = drawn[2][0].get_facecolor()
+    bars = axes.hist(distances.numpy(), bins=40, range=(0, 2), density=True, alpha=0.6, label=label)
+    colour = bars[2][0].get_facecolor()
     axes.axvline(float(distances.mean()), color=colour, linestyle="--", linewidth=1)
     axes.set(
         xlim=(0, 2),

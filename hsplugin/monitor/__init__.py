@@ -15,7 +15,7 @@ import torch
 
 from hsplugin.monitor.measures import WIDEST_BY_DEFAULT, Measures, build_metrics
 from hsplugin.monitor.samples import Samples
-from hsplugin.monitor.taps import Extract, RefusedError, Taps, Views
+from hsplugin.monitor.taps import Extract, RefusedError, Taps
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

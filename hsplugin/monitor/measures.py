@@ -64,8 +64,8 @@ def build_metrics(
     for name in metrics:
         if name not in CLASSES:
             raise ValueError(
-                f"metrics: {name!r} is unknown; choose from {', '.join(CLASSES)}, or pass a mapping "
-                "such as {'tolerance': hsplugin.metrics.Tolerance(num_classes=10)}"
+                f"metrics: {name!r} is unknown; choose from {', '.join(CLASSES)}, or pass a "
+                "mapping such as {'tolerance': hsplugin.metrics.Tolerance(num_classes=10)}"
             )
         kind = getattr(hsplugin.metrics, CLASSES[name])
         chosen[name] = kind(max_samples=max_samples) if name == "uniformity" else kind()

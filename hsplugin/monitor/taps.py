@@ -65,9 +65,7 @@ class Taps:
 
     def __init__(self, extract: Extract | None = None, module: str | None = None) -> None:
         if extract is not None and module is not None:
-            raise ValueError(
-                "give extract= or module=, not both: each says where the features are"
-            )
+            raise ValueError("give extract= or module=, not both: each says where the features are")
         self.extract = extract
         self.module = module
         self._handles: list[Any] = []

@@ -16,4 +16,12 @@ __all__ = ["GeometryMonitor"]
 
 
 class GeometryMonitor(GeometryMonitorMixin, Callback):  # type: ignore[misc]
-    __doc__ = GeometryMonitorMixin.__doc__
+    """Watches alignment, uniformity and rank of a ``lightning.pytorch`` module, and only watches.
+
+    Every argument and every name logged is explained in
+    :class:`hsplugin.monitor.GeometryMonitorMixin`.
+
+    Example:
+        >>> monitor = GeometryMonitor(every_n_steps=50)
+        >>> # lightning.Trainer(callbacks=[monitor, EarlyStopping("geometry/uniformity")])
+    """
