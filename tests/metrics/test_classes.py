@@ -1,0 +1,302 @@
+import copy
+import pickle
+
+import matplotlib
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics import MetricCollection
+
+from hsplugin import metrics, uniformity_optimum
+from hsplugin.losses import normalize
+from hsplugin.metrics import functional
+
+matplotlib.use("Agg")
+
+LABELS = torch.arange(40) % 5
+FEATURES = torch.randn(40, 6, generator=torch.Generator().manual_seed(3)) + 0.4
+OTHER = FEATURES + 0.3 * torch.randn(40, 6, generator=torch.Generator().manual_seed(4))
+VIEWS = torch.stack([FEATURES, OTHER], dim=1)
+
+# Each metric, the arguments of its update, and the same of the function in its name.
+CASES = {
+    "alignment": (
+        lambda: metrics.Alignment(alpha=1.5),
+        (FEATURES, OTHER),
+        lambda: functional.alignment(normalize(FEATURES), normalize(OTHER), 1.5),
+    ),
+    "uniformity": (
+        metrics.Uniformity,
+        (FEATURES, LABELS),
+        lambda: functional.uniformity(normalize(FEATURES)),
+    ),
+    "wasserstein_uniformity": (
+        metrics.WassersteinUniformity,
+        (FEATURES,),
+        lambda: functional.wasserstein_uniformity(normalize(FEATURES)),
+    ),
+    "rankme": (metrics.RankMe, (FEATURES,), lambda: functional.rankme(FEATURES)),
+    "effective_rank": (
+        metrics.EffectiveRank,
+        (FEATURES,),
+        lambda: functional.effective_rank(FEATURES),
+    ),
+    "alpha_req": (
+        lambda: metrics.AlphaReQ(fit_range=(2, 5)),
+        (FEATURES,),
+        lambda: functional.alpha_req(FEATURES, (2, 5)),
+    ),
+    "nesum": (metrics.NESum, (FEATURES,), lambda: functional.nesum(FEATURES)),
+    "tolerance": (
+        lambda: metrics.Tolerance(num_classes=5),
+        (FEATURES, LABELS),
+        lambda: functional.tolerance(normalize(FEATURES), LABELS),
+    ),
+    "lidar": (metrics.LiDAR, (VIEWS,), lambda: functional.lidar(VIEWS)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.sets(st.integers(1, 39), max_size=6))
+def test_any_split_into_batches_gives_the_value_of_the_whole(name, cuts):
+    make, arguments, function = CASES[name]
+    metric = make()
+    ends = [*sorted(cuts), 40]
+    for start, end in zip([0, *ends], ends, strict=False):
+        metric.update(*(argument[start:end] for argument in arguments))
+    assert metric.compute().item() == pytest.approx(function().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_gives_the_batch_and_keeps_the_whole(name):
+    make, arguments, function = CASES[name]
+    metric, of_batch = make(), make()
+    metric(*(argument[:20] for argument in arguments))
+    second = [argument[20:] for argument in arguments]
+    of_batch.update(*second)
+    assert metric(*second).item() == pytest.approx(of_batch.compute().item(), rel=1e-6)
+    assert metric.compute().item() == pytest.approx(function().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_resumed_metric_goes_on_where_it_was(name):
+    make, arguments, function = CASES[name]
+    first, second = make(), make()
+    first.persistent(True)
+    second.persistent(True)
+    first.update(*(argument[:23] for argument in arguments))
+    second.load_state_dict(first.state_dict())
+    second.update(*(argument[23:] for argument in arguments))
+    assert second.compute().item() == pytest.approx(function().item(), rel=1e-6)
+    assert pickle.loads(pickle.dumps(second)).compute() == second.compute()
+    assert copy.deepcopy(second).compute() == second.compute()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_every_floating_dtype_is_taken(name, dtype):
+    make, arguments, function = CASES[name]
+    metric = make()
+    metric.update(*(a.to(dtype) if a.is_floating_point() else a for a in arguments))
+    assert metric.compute().item() == pytest.approx(function().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nan_is_refused_in_compute_and_forgotten_by_reset(name):
+    make, arguments, function = CASES[name]
+    metric = make()
+    spoilt = [a.clone() for a in arguments]
+    spoilt[0].view(-1)[7] = float("nan")
+    metric.update(*spoilt)
+    with pytest.raises(ValueError, match=r"1 of 40 rows .*NaN"):
+        metric.compute()
+    metric.reset()
+    metric.update(*arguments)
+    assert metric.compute().item() == pytest.approx(function().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "alignment"])
+def test_one_sample_is_refused(name):
+    make, arguments, _ = CASES[name]
+    metric = make()
+    metric.update(*(argument[:1] for argument in arguments))
+    with pytest.raises(ValueError, match=r"(features|views).* 1 row\(s\)"):
+        metric.compute()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@pytest.mark.parametrize("name", CASES)
+def test_compute_before_update_is_refused(name):
+    with pytest.raises(ValueError, match=r"seen 0 row\(s\)"):
+        CASES[name][0]().compute()
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "alignment"])
+def test_features_of_another_dimension_are_refused(name):
+    make, arguments, _ = CASES[name]
+    metric = make()
+    metric.update(*arguments)
+    with pytest.raises(ValueError, match=r"dimension 4, but 6"):
+        metric.update(arguments[0][..., :4], *arguments[1:])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_metrics_leave_the_random_state_and_the_graph_alone(name):
+    make, arguments, _ = CASES[name]
+    state = torch.get_rng_state()
+    metric = make()
+    if name == "uniformity":
+        metric.max_samples = 20
+    tracked = [a.clone().requires_grad_() if a.is_floating_point() else a for a in arguments]
+    value = metric(*tracked)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not value.requires_grad
+    assert not metric.compute().requires_grad
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_update_reads_no_value(name):
+    # On the meta device there are no values: whatever reads one fails.
+    make, arguments, _ = CASES[name]
+    metric = make().to("meta")
+    for _ in range(2):
+        metric.update(*(argument.to("meta") for argument in arguments))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plot_draws_one_value_and_several(name):
+    make, arguments, _ = CASES[name]
+    metric = make()
+    metric.update(*arguments)
+    figure, axes = metric.plot()
+    assert axes.lines[0].get_ydata()[0] == pytest.approx(metric.compute().item())
+    metric.plot([metric.compute(), metric.compute()], ax=axes)
+    assert len(axes.lines[1].get_ydata()) == 2
+    matplotlib.pyplot.close(figure)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_flags_of_torchmetrics_are_set(name):
+    metric = CASES[name][0]()
+    lower = {"alignment", "uniformity", "wasserstein_uniformity"}
+    expected = None if name == "alpha_req" else name not in lower
+    assert metric.higher_is_better is expected
+    assert metric.is_differentiable is False
+
+
+def test_moment_metrics_share_their_update_in_a_collection():
+    collection = MetricCollection(
+        [metrics.RankMe(), metrics.EffectiveRank(), metrics.NESum(), metrics.AlphaReQ((2, 5))]
+    )
+    for part in FEATURES.split(9):
+        collection.update(part)
+    assert len(collection.compute_groups) == 1
+    values = collection.compute()
+    assert values["RankMe"].item() == pytest.approx(functional.rankme(FEATURES).item())
+    assert values["NESum"].item() == pytest.approx(functional.nesum(FEATURES).item())
+
+
+def test_streamed_moments_survive_a_mean_far_larger_than_the_spread():
+    x = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)).double() + 1e7
+    metric = metrics.NESum()
+    for part in x.split(37):
+        metric.update(part)
+    assert metric.compute().item() == pytest.approx(functional.nesum(x).item(), rel=1e-7)
+    raw = x.T @ x / len(x) - torch.outer(x.mean(0), x.mean(0))
+    cancelled = torch.linalg.eigvalsh(raw)
+    assert (cancelled.sum() / cancelled[-1]).item() != pytest.approx(
+        metric.compute().item(), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 5, 63])
+def test_streamed_rankme_agrees_with_the_decomposition_at_deficient_rank(rank):
+    generator = torch.Generator().manual_seed(rank)
+    x = torch.randn(500, rank, generator=generator).double()
+    x = x @ torch.randn(rank, 64, generator=generator).double()
+    metric = metrics.RankMe()
+    metric.update(x)
+    assert metric.compute().item() == pytest.approx(functional.rankme(x).item(), rel=2e-5)
+
+
+def test_tolerance_refuses_labels_out_of_range():
+    metric = metrics.Tolerance(num_classes=3)
+    metric.update(FEATURES, LABELS)
+    with pytest.raises(ValueError, match=r"labels: 16 lie outside \[0, 3\)"):
+        metric.compute()
+    with pytest.raises(ValueError, match="labels is missing"):
+        metric.update(FEATURES, None)
+
+
+def test_uniformity_reports_optimum_gap_and_classes():
+    metric = metrics.Uniformity(t=3.0)
+    metric.update(FEATURES[:10])
+    metric.update(FEATURES[10:], LABELS[10:])
+    report = metric.report()
+    assert report.uniformity == metric.compute().item()
+    assert report.optimum == uniformity_optimum(6, 3.0)
+    assert report.gap == report.uniformity - report.optimum
+    assert (report.rows, report.kept, report.standard_error) == (40, 40, 0.0)
+    assert set(report.per_class) == {0, 1, 2, 3, 4}
+    of_class = normalize(FEATURES[10:][LABELS[10:] == 2])
+    assert report.per_class[2] == pytest.approx(functional.uniformity(of_class, 3.0).item())
+
+
+def test_uniformity_without_normalisation_takes_features_as_they_are():
+    metric = metrics.Uniformity(normalize=False)
+    metric.update(FEATURES)
+    assert metric.compute() == functional.uniformity(FEATURES)
+
+
+def test_the_sample_is_fair_and_the_same_however_the_rows_come():
+    x = torch.arange(400.0)[:, None] + 1
+    counts = torch.zeros(400)
+    for seed in range(300):
+        whole = metrics.Uniformity(max_samples=40, normalize=False, seed=seed)
+        whole.update(x)
+        parts = metrics.Uniformity(max_samples=40, normalize=False, seed=seed)
+        for part in x.split(31):
+            parts.update(part)
+        kept = whole.features[:, 0].sort().values
+        assert torch.equal(kept, parts.features[:, 0].sort().values)
+        counts[kept.long() - 1] += 1
+    # Each row is kept with probability 1/10: 30 times in 300, with a deviation of about 5.2.
+    chi_squared = ((counts - 30) ** 2 / 27).sum()
+    assert 320 < chi_squared < 490
+    assert abs(counts[:200].sum() - 6000) < 250
+
+
+def test_the_standard_error_of_the_sample_tells_its_spread():
+    generator = torch.Generator().manual_seed(0)
+    x = normalize(torch.randn(1500, 3, generator=generator) + torch.tensor([1.0, 0, 0]))
+    truth = functional.uniformity(x).item()
+    reports = []
+    for seed in range(150):
+        metric = metrics.Uniformity(max_samples=150, seed=seed)
+        metric.update(x)
+        reports.append(metric.report())
+    values = torch.tensor([report.uniformity for report in reports])
+    errors = torch.tensor([report.standard_error for report in reports])
+    assert reports[0].kept == 150
+    assert abs(values.mean() - truth) < 4 * values.std() / 150**0.5
+    assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: metrics.Uniformity(max_samples=1),
+        lambda: metrics.Uniformity(t=0),
+        lambda: metrics.Uniformity(backend="fast"),
+        lambda: metrics.Alignment(alpha=-1),
+        lambda: metrics.AlphaReQ((5, 5)),
+        lambda: metrics.RankMe(epsilon=0),
+        lambda: metrics.LiDAR(delta=0),
+        lambda: metrics.Tolerance(num_classes=0),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(make):
+    with pytest.raises(ValueError, match=r"max_samples|t must|back|alpha|fit_|epsilon|delta|num_"):
+        make()

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+
+from hsplugin.losses import normalize
+from hsplugin.metrics import functional
+from tests.metrics import definitions
+
+
+def random(generator, n=60, d=12):
+    return torch.randn(n, d, generator=generator) + 0.5
+
+
+def rank_deficient(generator, n=60, d=12):
+    return random(generator, n, 4) @ torch.randn(4, d, generator=generator)
+
+
+def duplicated(generator, n=60, d=12):
+    return random(generator, n // 4, d).repeat(4, 1)
+
+
+def large(generator, n=3000, d=96):
+    return random(generator, n, d) * torch.linspace(0.01, 50, d)
+
+
+def far_from_origin(generator, n=60, d=12):
+    return random(generator, n, d) + 1000
+
+
+def few(generator, n=7, d=12):
+    return random(generator, n, d)
+
+
+INPUTS = [random, rank_deficient, duplicated, large, far_from_origin, few]
+ON_SPHERE = [
+    (functional.uniformity, definitions.uniformity),
+    (functional.wasserstein_uniformity, definitions.wasserstein_uniformity),
+]
+AS_GIVEN = [
+    (functional.rankme, definitions.rankme),
+    (functional.effective_rank, definitions.effective_rank),
+    (functional.nesum, definitions.nesum),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", INPUTS)
+@pytest.mark.parametrize(("function", "definition"), ON_SPHERE)
+def test_metrics_on_the_sphere_equal_their_definition(function, definition, make, dtype, generator):
+    x = normalize(make(generator).to(dtype))
+    # The square root of a vanishing eigenvalue has half the digits.
+    accuracy = 2e-5 if dtype == torch.float32 else 1e-6
+    assert function(x).item() == pytest.approx(definition(x), rel=accuracy, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", INPUTS)
+@pytest.mark.parametrize(("function", "definition"), AS_GIVEN)
+def test_spectral_metrics_equal_their_definition(function, definition, make, generator):
+    x = make(generator)
+    assert function(x).item() == pytest.approx(definition(x), rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 3.5])
+def test_alignment_equals_its_definition(alpha, generator):
+    x, y = normalize(random(generator)), normalize(random(generator))
+    expected = definitions.alignment(x, y, alpha)
+    assert functional.alignment(x, y, alpha).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("fit_range", [(1, 12), (3, 8), (10, 100)])
+def test_alpha_req_equals_a_regression(fit_range, generator):
+    x = random(generator, 300, 40) * torch.arange(1, 41).pow(-0.8)
+    expected = definitions.alpha_req(x, *fit_range)
+    assert functional.alpha_req(x, fit_range).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_tolerance_equals_its_definition(conditional, generator):
+    x = normalize(random(generator).double())
+    labels = torch.randint(-3, 4, (len(x),), generator=generator)
+    expected = definitions.tolerance(x, labels.numpy(), conditional)
+    assert functional.tolerance(x, labels, conditional).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("q", [2, 5])
+@pytest.mark.parametrize("d", [6, 30])
+def test_lidar_equals_its_definition(q, d, generator):
+    instances = torch.randn(20, 1, d, generator=generator) * torch.linspace(0.1, 3, d)
+    views = instances + 0.3 * torch.randn(20, q, d, generator=generator)
+    assert functional.lidar(views).item() == pytest.approx(definitions.lidar(views), rel=1e-6)
+
+
+def test_a_collapsed_representation_shows_in_every_metric():
+    x = normalize(torch.full((50, 16), 0.3))
+    assert functional.alignment(x, x).item() == 0
+    assert functional.uniformity(x).item() == pytest.approx(0, abs=1e-5)
+    assert functional.wasserstein_uniformity(x).item() == pytest.approx(2**0.5, rel=1e-6)
+    assert functional.rankme(x).item() == pytest.approx(1, rel=1e-3)
+    assert functional.effective_rank(x).item() == 0
+    assert functional.nesum(x).item() == 0
+    assert functional.alpha_req(x).isnan()
+    assert functional.tolerance(x, torch.zeros(50).long()).item() == pytest.approx(1)
+    assert functional.lidar(x[:, None].repeat(1, 3, 1)).item() == 0
+
+
+def test_wasserstein_uniformity_sees_dead_dimensions_that_uniformity_hardly_sees(generator):
+    spread = normalize(torch.randn(2000, 64, generator=generator))
+    half = spread.clone()
+    half[:, 32:] = 0
+    half = normalize(half)
+    change = functional.uniformity(half) / functional.uniformity(spread)
+    assert change > 0.95
+    ratio = functional.wasserstein_uniformity(half) / functional.wasserstein_uniformity(spread)
+    assert ratio > 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite_are_refused_by_name(bad, generator):
+    x = random(generator)
+    x[3, 2] = bad
+    for function in (
+        functional.uniformity,
+        functional.wasserstein_uniformity,
+        functional.rankme,
+        functional.effective_rank,
+        functional.alpha_req,
+        functional.nesum,
+    ):
+        with pytest.raises(ValueError, match=r"features.*1 of 60|fit_range"):
+            function(x)
+    with pytest.raises(ValueError, match=r"^y: 1 of 60"):
+        functional.alignment(random(generator), x)
+    with pytest.raises(ValueError, match=r"^views: 1 of 30"):
+        functional.lidar(x.view(30, 2, 12))
+    with pytest.raises(ValueError, match=r"^features: 1 of 60"):
+        functional.tolerance(x, torch.zeros(60).long())
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(1, 4), torch.zeros(4), torch.zeros(2, 3, 4), torch.zeros(3, 0)]
+)
+def test_wrong_shapes_are_refused_by_name(x):
+    for function in (functional.rankme, functional.nesum, functional.uniformity):
+        with pytest.raises(ValueError, match="features"):
+            function(x)
+
+
+def test_labels_and_views_are_refused_by_name():
+    x = torch.eye(3)
+    with pytest.raises(ValueError, match="labels is missing"):
+        functional.tolerance(x, None)
+    with pytest.raises(ValueError, match=r"labels must have shape \(3,\)"):
+        functional.tolerance(x, torch.zeros(2).long())
+    with pytest.raises(TypeError, match="labels must be integers"):
+        functional.tolerance(x, torch.zeros(3))
+    with pytest.raises(ValueError, match="no two samples share a class"):
+        functional.tolerance(x, torch.arange(3), conditional=True)
+    with pytest.raises(ValueError, match="views must have shape"):
+        functional.lidar(x)
+    with pytest.raises(ValueError, match="views must have shape"):
+        functional.lidar(x[:, None])
+    with pytest.raises(ValueError, match="fit_range"):
+        functional.alpha_req(torch.randn(5, 8))
+
+
+def test_half_precision_is_computed_with_in_full(generator):
+    x = random(generator).half()
+    assert functional.rankme(x).item() == pytest.approx(definitions.rankme(np.asarray(x.float())))
+    assert functional.uniformity(normalize(x)).dtype == torch.float32
