@@ -11,7 +11,9 @@ from hsplugin.errors import CommandError
 
 # Subcommand -> (module, one line of help). A module offers add_arguments(parser) and
 # run(args) -> exit status, and imports nothing heavy before run() is called.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("hsplugin.run", "run a solo-learn script with the methods of hsplugin registered"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""Configs that Hydra reads as ``pkg://hsplugin_solo.conf``."""
