@@ -122,7 +122,13 @@ def _engine(backend: str, x: Tensor) -> ModuleType:
     )
 
 
-@torch.library.custom_op("hsplugin::log_mean_potential", mutates_args=())
+# The schemas stand written out because torch 2.4 cannot read them from postponed annotations.
+@torch.library.custom_op(
+    "hsplugin::log_mean_potential",
+    mutates_args=(),
+    schema="(Tensor x, Tensor? queue, float t, bool intra_batch, bool include_self, "
+    "bool gather_distributed, str backend, bool need_gradient) -> (Tensor, Tensor)",
+)
 def _operator(
     x: Tensor,
     queue: Tensor | None,
@@ -199,7 +205,11 @@ def _(
     return x.new_empty((), dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
-@torch.library.custom_op("hsplugin::scale_gradient", mutates_args=())
+@torch.library.custom_op(
+    "hsplugin::scale_gradient",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor upstream, Tensor x) -> Tensor",
+)
 def _scale_gradient(gradient: Tensor, upstream: Tensor, x: Tensor) -> Tensor:
     """Gradient times upstream; takes x only so that a second differentiation comes by here."""
     return (gradient * upstream).to(x.dtype)
