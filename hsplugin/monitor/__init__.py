@@ -43,7 +43,8 @@ def _never_fatal(hook: Hook) -> Hook:
             if self.strict:
                 raise
             reason = str(error) if isinstance(error, RefusedError) else _line(error)
-            self._warn_once(f"{type(pl_module).__name__} is not measured: {reason}")
+            kind = type(error).__name__
+            self._warn_once(kind, f"{type(pl_module).__name__} is not measured: {reason}")
 
     return guarded  # type: ignore[return-value]
 
@@ -134,7 +135,7 @@ class GeometryMonitorMixin:
         chosen = build_metrics(DEFAULT_METRICS if metrics is None else metrics, max_samples)
         widest = WIDEST_BY_DEFAULT if metrics is None else None
         self._train = Measures(chosen, widest)
-        self._validation = Measures(chosen, widest)
+        self._validation = Measures(chosen, widest, lenient=True)
         self._collapsed = False
         self._warned: set[str] = set()
 
@@ -168,8 +169,13 @@ class GeometryMonitorMixin:
         self._taps.remove()
 
     @_never_fatal
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Listen to every batch: branching here would compile a compiled module twice."""
+        if batch_idx == 0:
+            # Left over where a checkpoint was written after an epoch's last batch.
+            self._samples.clear()
         if self._taps.ready:
             self._taps.listen()
 
@@ -256,10 +262,10 @@ class GeometryMonitorMixin:
     def _finish(self, pl_module: Any, measures: Measures, stage: str) -> dict[str, float]:
         """Compute over all ranks, log, and warn of what could not be computed."""
         values, problems = measures.compute(pl_module.device)
-        for problem in problems:
+        for kind, problem in problems.items():
             if self.strict:
                 raise ValueError(problem)
-            self._warn_once(f"{type(pl_module).__name__}: {problem}")
+            self._warn_once(kind, f"{type(pl_module).__name__}: {problem}")
         for name, value in values.items():
             pl_module.log(
                 f"{self.prefix}/{stage}{name}",
@@ -277,11 +283,10 @@ class GeometryMonitorMixin:
         reason = self._train.collapse(values)
         # One epoch may be the random network's; a second one in a row is the training's.
         if reason and self._collapsed:
-            self._warn_once(f"collapse: {reason}")
+            self._warn_once("collapse", f"collapse: {reason}")
         self._collapsed = bool(reason)
 
-    def _warn_once(self, message: str) -> None:
-        kind = message[:60]
+    def _warn_once(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"{self.prefix} monitor: {message}", GeometryWarning, stacklevel=4)

@@ -72,19 +72,27 @@ def build_metrics(
     return chosen
 
 
+class _MissingError(ValueError):
+    """A metric takes what the batch does not have."""
+
+
 class Measures:
     """Own copies of some metrics; what fails in one leaves the others unharmed.
 
     Args:
         metrics: Metrics by name; copied.
         widest: Leave out what needs a d x d matrix where d is larger than this.
+        lenient: Find nothing wrong with metrics for whose second view or labels there are none.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric], widest: int | None = None) -> None:
+    def __init__(
+        self, metrics: Mapping[str, Metric], widest: int | None = None, lenient: bool = False
+    ) -> None:
         self._metrics = {name: copy.deepcopy(metric) for name, metric in metrics.items()}
         self._problems: dict[str, str] = {}
         self._lost = 0
         self._widest = widest
+        self._lenient = lenient
         self._dim: int | None = None
 
     def reset(self) -> None:
@@ -104,6 +112,9 @@ class Measures:
             try:
                 self._check_width(metric)
                 metric.to(views.x.device).update(*_arguments(metric, views))
+            except _MissingError as error:
+                if not self._lenient:
+                    self._problems.setdefault(name, str(error))
             except Exception as error:
                 self._problems.setdefault(name, " ".join(str(error).split()))
 
@@ -140,8 +151,8 @@ class Measures:
             values["uniformity"] = uniform_loss(x, getattr(self._metrics["uniformity"], "t", 2.0))
         return values
 
-    def compute(self, device: torch.device) -> tuple[dict[str, Tensor], list[str]]:
-        """Values over all ranks, and what is wrong with those that have none.
+    def compute(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Values over all ranks, and by metric what is wrong with those that have none.
 
         A rank that could not update a metric keeps all ranks from computing it, as they would
         otherwise wait for it for ever.
@@ -156,9 +167,9 @@ class Measures:
                 values.update(_scalars(name, self._metrics[name].to(device)))
             except Exception as error:
                 self._problems[name] = " ".join(str(error).split())
-        problems = [f"{name} is not measured: {why}" for name, why in self._problems.items()]
+        problems = {name: f"{name} is not measured: {why}" for name, why in self._problems.items()}
         if self._lost:
-            problems.append(f"rows with NaN or infinite features are left out: {self._lost}")
+            problems["rows"] = f"rows with NaN or infinite features are left out: {self._lost}"
         return values, problems
 
     def collapse(self, values: Mapping[str, float]) -> str:
@@ -202,7 +213,7 @@ def _arguments(metric: Metric, views: Views) -> tuple[Tensor, ...]:
 
 def _needed(tensor: Tensor | None, what: str) -> Tensor:
     if tensor is None:
-        raise ValueError(f"it needs {what}, and there is none")
+        raise _MissingError(f"it needs {what}, and there is none")
     return tensor
 
 

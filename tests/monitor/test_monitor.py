@@ -1,0 +1,448 @@
+"""The monitor in real trainings: what it reports, and that it changes nothing."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("pytorch_lightning")
+
+from hsplugin_lightly import GeometryMonitor
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+import hsplugin
+from hsplugin.monitor import GeometryWarning
+from tests import reference
+from tests.monitor.recipes import Recipe, Validated, fit, loader
+
+
+def unit(x: Tensor) -> Tensor:
+    return nn.functional.normalize(x.double(), dim=1)
+
+
+def expected(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """The default metrics in numpy, over all pairs together."""
+    x, y = (torch.cat(side) for side in zip(*pairs, strict=True))
+    u = unit(x).numpy()
+    covariance = np.cov(u.T, bias=True)
+    roots = np.sqrt(np.clip(np.linalg.eigvalsh(covariance), 0, None))
+    w2 = (u.mean(0) ** 2).sum() + 1 + np.trace(covariance) - 2 / math.sqrt(u.shape[1]) * roots.sum()
+    sigma = np.linalg.svd(x.double().numpy(), compute_uv=False)
+    p = sigma / sigma.sum() + 1e-7
+    return {
+        "alignment": float(reference.align(unit(x), unit(y), 2.0)),
+        "uniformity": float(reference.log_mean_potential(unit(x), 2.0)),
+        "wasserstein_uniformity": math.sqrt(w2),
+        "rankme": math.exp(-(p * np.log(p)).sum()),
+    }
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class Stop(Callback):
+    """Interrupts a training after so many batches, leaving a checkpoint."""
+
+    def __init__(self, after: int, path: Path) -> None:
+        self.after = after
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.after and not trainer.is_last_batch:
+            self.stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.after:
+            self.stop(trainer)
+
+    def stop(self, trainer: Any) -> None:
+        if not self.path.exists():
+            trainer.save_checkpoint(self.path)
+        trainer.should_stop = True
+        trainer.fit_loop.epoch_loop.max_steps = self.after
+
+
+class Resumable:
+    """Batches that go on where they were, as Lightning asks of a loader resumed mid-epoch."""
+
+    def __init__(self) -> None:
+        self.batches = list(loader())
+        self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        self.position %= len(self.batches)
+        while self.position < len(self.batches):
+            self.position += 1
+            yield self.batches[self.position - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+class Still(Recipe):
+    """Without dropout and noise, which would go on from another random state after a resume."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone[3].p = 0.0
+
+    def views(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self(batch[0]), self(batch[0].roll(1, dims=1))
+
+
+def test_epoch_values_are_those_of_all_sampled_batches_together() -> None:
+    module = Recipe()
+    trainer = fit(module, [GeometryMonitor(every_n_steps=2)])
+    pairs = [(a, b) for epoch, index, a, b in module.seen if epoch == 1 and index % 2 == 0]
+    assert len(pairs) == 3
+    for name, value in expected(pairs).items():
+        assert float(trainer.callback_metrics[f"geometry/{name}"]) == pytest.approx(value, abs=1e-5)
+    gap = trainer.callback_metrics["geometry/uniformity"] - reference_optimum(6)
+    assert float(trainer.callback_metrics["geometry/uniformity_gap"]) == pytest.approx(float(gap))
+
+
+def reference_optimum(dim: int) -> float:
+    scipy = pytest.importorskip("scipy.special")
+    return float(-4 + np.log(scipy.hyp0f1(dim / 2, 4.0)))
+
+
+def test_validation_values_are_those_of_the_whole_set() -> None:
+    module = Validated()
+    trainer = fit(module, [GeometryMonitor()], validation=loader(seed=3), max_epochs=1)
+    assert len(module.validated) == 5
+    for name, value in expected(module.validated).items():
+        found = float(trainer.callback_metrics[f"geometry/val_{name}"])
+        assert found == pytest.approx(value, abs=1e-5)
+
+
+def test_validation_alone_is_measured_too() -> None:
+    module = Validated()
+    import pytorch_lightning
+
+    trainer = pytorch_lightning.Trainer(
+        callbacks=[GeometryMonitor()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    trainer.validate(module, loader(seed=3), verbose=False)
+    value = expected(module.validated)["uniformity"]
+    assert float(trainer.callback_metrics["geometry/val_uniformity"]) == pytest.approx(value)
+
+
+def test_step_values_are_those_of_the_latest_sampled_batch() -> None:
+    module = Recipe()
+    trainer = fit(module, [GeometryMonitor(every_n_steps=3)], max_epochs=1)
+    _, _, a, b = module.seen[3]
+    values = expected([(a, b)])
+    for name in ("alignment", "uniformity"):
+        found = float(trainer.callback_metrics[f"geometry/{name}_step"])
+        assert found == pytest.approx(values[name], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"every_n_steps": 1},
+        {"every_n_steps": 2, "figures": True},
+        {"module": "projection_head"},
+        {"extract": lambda module, outputs, batch: (module(batch[0]), module(batch[0] + 1))},
+    ],
+    ids=["every step", "figures", "submodule", "extract"],
+)
+def test_weights_are_bit_identical_with_and_without(options: dict, tmp_path: Path) -> None:
+    without, watched = Validated(), Validated()
+    fit(without, [], validation=loader(seed=3), max_epochs=3)
+    random_without = torch.rand(3)
+    monitor = GeometryMonitor(strict=True, **options)
+    settings = {"max_epochs": 3, "default_root_dir": tmp_path, "validation": loader(seed=3)}
+    fit(watched, [monitor], **settings)
+    assert torch.equal(torch.rand(3), random_without)
+    assert len(monitor.history) == 3
+    assert_identical(weights(without), weights(watched))
+
+
+@pytest.mark.parametrize("after", [5, 7, 9], ids="at batch {}".format)
+def test_resumed_training_equals_the_uninterrupted_one(after: int, tmp_path: Path) -> None:
+    def monitor() -> GeometryMonitor:
+        return GeometryMonitor(every_n_steps=1, max_samples=24, strict=True)
+
+    whole, interrupted, resumed = Still(), Still(), Still()
+    uninterrupted, first, second = monitor(), monitor(), monitor()
+    fit(whole, [uninterrupted], train=Resumable(), max_epochs=3)
+    path = tmp_path / "stopped.ckpt"
+    fit(interrupted, [first, Stop(after, path)], train=Resumable(), max_epochs=3)
+    fit(resumed, [second], train=Resumable(), max_epochs=3, ckpt_path=path)
+    assert len(uninterrupted.history) == 3
+    assert len(resumed.seen) == 15 - after
+    assert_identical(weights(whole), weights(resumed))
+    assert second.history == uninterrupted.history
+
+
+def test_samples_of_an_epoch_that_was_cut_off_at_its_last_batch_do_not_enter_the_next(
+    tmp_path: Path,
+) -> None:
+    class Save(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5:
+                trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    fit(Still(), [GeometryMonitor(every_n_steps=1), Save()], max_epochs=1)
+    module, monitor = Still(), GeometryMonitor(every_n_steps=1)
+    fit(module, [monitor], ckpt_path=tmp_path / "last.ckpt", max_epochs=2)
+    pairs = [(a, b) for epoch, _, a, b in module.seen if epoch == 1]
+    assert monitor.history[-1]["alignment"] == pytest.approx(expected(pairs)["alignment"])
+
+
+def test_checkpoint_holds_only_plain_values_under_a_key_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "stopped.ckpt"
+    monitors = [GeometryMonitor(every_n_steps=1), GeometryMonitor(prefix="head", module="backbone")]
+    fit(Recipe(), [*monitors, Stop(7, path)])
+    states = torch.load(path, weights_only=True)["callbacks"]
+    assert {"hsplugin.GeometryMonitor[geometry]", "hsplugin.GeometryMonitor[head]"} <= set(states)
+    assert states["hsplugin.GeometryMonitor[geometry]"]["history"] == monitors[0].history[:1]
+
+
+def test_early_stopping_and_checkpoints_follow_the_geometry(tmp_path: Path) -> None:
+    stopping = EarlyStopping("geometry/uniformity", mode="min", patience=1, min_delta=100.0)
+    best = ModelCheckpoint(tmp_path, monitor="geometry/uniformity", mode="min", save_top_k=1)
+    monitor = GeometryMonitor(every_n_steps=1)
+    # The stopper stands first in the list and still sees this epoch's value.
+    trainer = fit(
+        Recipe(),
+        [stopping, monitor, best],
+        max_epochs=20,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+    )
+    assert trainer.current_epoch == 2
+    assert float(best.best_model_score) == min(row["uniformity"] for row in monitor.history)
+
+
+def test_early_stopping_on_validation_geometry() -> None:
+    stopping = EarlyStopping("geometry/val_uniformity", mode="min", patience=1, min_delta=100.0)
+    trainer = fit(Validated(), [stopping, GeometryMonitor()], validation=loader(), max_epochs=20)
+    assert trainer.current_epoch == 2
+
+
+def test_samples_are_bounded_and_spread_over_the_epoch() -> None:
+    class Peek(Callback):
+        rows: list[int]
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.rows = [*getattr(self, "rows", []), len(monitor._samples)]
+
+    monitor, peek, module = GeometryMonitor(every_n_steps=1, max_samples=30), Peek(), Recipe()
+    trainer = fit(module, [monitor, peek], train=loader(rows=12 * 11), max_epochs=1)
+    assert max(peek.rows) <= 30
+    pairs = [(a, b) for _, index, a, b in module.seen if index % 8 == 0]
+    value = expected(pairs)["uniformity"]
+    assert float(trainer.callback_metrics["geometry/uniformity"]) == pytest.approx(value, abs=1e-5)
+
+
+def test_nothing_is_left_in_the_module() -> None:
+    module, monitor = Recipe(), GeometryMonitor()
+    fit(module, [monitor])
+    hooks = [m._forward_hooks or m._forward_pre_hooks for m in module.modules()]
+    assert not any(hooks)
+    assert not monitor._taps._criterion_calls and not len(monitor._samples)
+
+
+class Recorded(TorchDispatchMode):
+    """Operations that make the host wait for a device, seen wherever they are dispatched."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indexed_by_mask = name == "index" and any(
+            isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        moved = name == "_to_copy" and (kwargs or {}).get("device") is not None
+        if any(name.startswith(wait) for wait in self.WAITS) or indexed_by_mask or moved:
+            self.operations.append(f"waits: {name}")
+        self.operations.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_host_synchronisation_within_the_step() -> None:
+    recorded = Recorded()
+
+    class Watched(GeometryMonitor):
+        def on_train_batch_start(self, *args: Any) -> None:
+            with recorded:
+                super().on_train_batch_start(*args)
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            with recorded:
+                super().on_train_batch_end(*args)
+
+    fit(Recipe(), [Watched(every_n_steps=1, strict=True)], max_epochs=1)
+    assert recorded.operations.count("clone") >= 10
+    assert not [name for name in recorded.operations if name.startswith("waits")]
+
+
+def test_recorder_sees_a_synchronisation() -> None:
+    with Recorded() as recorded:
+        x = torch.rand(3)
+        float(x.sum())
+        x[x > 0.5]
+    waits = [name for name in recorded.operations if name.startswith("waits")]
+    assert waits == ["waits: _local_scalar_dense", "waits: index"]
+
+
+@pytest.mark.filterwarnings("error::hsplugin.monitor.GeometryWarning")
+def test_half_precision_features_are_measured() -> None:
+    module, monitor = Recipe(), GeometryMonitor(every_n_steps=1)
+    fit(module, [monitor], precision="bf16-mixed", max_epochs=1)
+    value = expected([(a, b) for _, _, a, b in module.seen])["uniformity"]
+    assert module.seen[0][2].dtype == torch.bfloat16
+    assert monitor.history[0]["uniformity"] == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("what", ["projection_head", "whole"])
+def test_compiled_modules_are_measured(backend: str, what: str) -> None:
+    torch._dynamo.reset()
+    module, plain = Recipe(), Recipe()
+    monitor = GeometryMonitor(every_n_steps=2, strict=True, module="projection_head")
+    fit(plain, [GeometryMonitor(every_n_steps=2)])
+    if what == "whole":
+        module.compile(backend=backend)
+        fit(torch.compile(module, backend=backend), [monitor])
+    else:
+        module.projection_head.compile(backend=backend)
+        fit(module, [monitor])
+    pairs = [(a, b) for epoch, index, a, b in module.seen if epoch == 1 and index % 2 == 0]
+    assert monitor.history[1]["alignment"] == pytest.approx(expected(pairs)["alignment"], rel=1e-5)
+
+
+def test_collapse_is_warned_of_with_its_numbers() -> None:
+    class Constant(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a - b).square().mean() + ((a - 1) ** 2).mean()
+
+    with pytest.warns(GeometryWarning, match=r"collapse: uniformity is -0\.\d+.*best possible.*6"):
+        fit(Recipe(criterion=Constant()), [GeometryMonitor(every_n_steps=1)], max_epochs=8)
+
+
+def test_a_healthy_training_is_not_called_a_collapse() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GeometryWarning)
+        fit(Recipe(), [GeometryMonitor(every_n_steps=1)], max_epochs=4)
+
+
+def test_rows_with_nan_are_left_out_with_one_warning() -> None:
+    class Poisoned(Recipe):
+        def views(self, batch: Any) -> tuple[Tensor, Tensor]:
+            a, b = super().views(batch)
+            return a, torch.cat([b[:-1], torch.full_like(b[-1:], float("nan"))])
+
+    class AllButLast(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return hsplugin.align_loss(a[:-1], b[:-1])
+
+    module, monitor = Poisoned(criterion=AllButLast()), GeometryMonitor(every_n_steps=1)
+    with pytest.warns(GeometryWarning, match="NaN or infinite features are left out: 5") as caught:
+        fit(module, [monitor])
+    assert len([w for w in caught if w.category is GeometryWarning]) == 1
+    pairs = [(a[:-1], b[:-1]) for epoch, _, a, b in module.seen if epoch == 0]
+    assert monitor.history[0]["alignment"] == pytest.approx(expected(pairs)["alignment"], rel=1e-5)
+
+
+def test_failing_metric_neither_stops_training_nor_harms_the_others() -> None:
+    from hsplugin import metrics
+
+    chosen = {"alpha_req": metrics.AlphaReQ(), "uniformity": metrics.Uniformity()}
+    monitor = GeometryMonitor(chosen, every_n_steps=1)
+    with pytest.warns(GeometryWarning, match="alpha_req is not measured: fit_range"):
+        trainer = fit(Recipe(), [monitor])
+    assert trainer.current_epoch == 2
+    assert set(monitor.history[1]) == {
+        "epoch",
+        "uniformity",
+        "uniformity_gap",
+        "uniformity_within_class",
+    }
+    with pytest.raises(ValueError, match="alpha_req"):
+        fit(Recipe(), [GeometryMonitor(["alpha_req"], strict=True)])
+
+
+def test_failing_extract_function_never_stops_training() -> None:
+    def extract(module: Any, outputs: Any, batch: Any) -> Tensor:
+        raise KeyError("features")
+
+    with pytest.warns(GeometryWarning, match="KeyError: 'features'") as caught:
+        trainer = fit(Recipe(), [GeometryMonitor(extract=extract, every_n_steps=1)])
+    assert trainer.current_epoch == 2
+    assert len([w for w in caught if w.category is GeometryWarning]) == 1
+    with pytest.raises(KeyError):
+        fit(Recipe(), [GeometryMonitor(extract=extract, strict=True)])
+
+
+def test_labels_of_the_batch_reach_the_metrics_that_take_them() -> None:
+    from hsplugin import metrics
+
+    monitor = GeometryMonitor({"tolerance": metrics.Tolerance(3)}, every_n_steps=1)
+    module = Recipe()
+    fit(module, [monitor], max_epochs=1)
+    x = unit(torch.cat([a for _, _, a, _ in module.seen])).numpy()
+    labels = loader().dataset.tensors[1].numpy()
+    same = labels[:, None] == labels
+    np.fill_diagonal(same, False)
+    value = ((x @ x.T) * same).sum() / (len(x) * (len(x) - 1))
+    assert monitor.history[0]["tolerance"] == pytest.approx(value)
+
+
+def test_wide_features_are_spared_the_spectrum_unless_asked_for() -> None:
+    module = Recipe(dim=2100)
+    with pytest.warns(GeometryWarning, match="rankme is not measured: features have 2100"):
+        trainer = fit(module, [GeometryMonitor()], max_epochs=1)
+    assert "geometry/rankme" not in trainer.callback_metrics
+    assert "geometry/uniformity" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"metrics": ["alignement"]}, ValueError, "'alignement' is unknown"),
+        ({"metrics": "alignment"}, TypeError, "list of names"),
+        ({"metrics": []}, ValueError, "metrics is empty"),
+        ({"metrics": {"a": 3}}, TypeError, r"metrics\['a'\]"),
+        ({"every_n_steps": 0}, ValueError, "every_n_steps must be at least 1"),
+        ({"every_n_steps": 1.5}, TypeError, "every_n_steps must be an integer"),
+        ({"max_samples": 1}, ValueError, "max_samples must be at least 2"),
+        ({"prefix": ""}, ValueError, "prefix"),
+        ({"module": "head", "extract": print}, ValueError, "not both"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        GeometryMonitor(**arguments)
