@@ -154,6 +154,8 @@ class Taps:
     def _hook(self, module: nn.Module, calls: list[_Call]) -> None:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
             if self._listening:
+                # solo-learn's step writes its loss into the dictionary that forward returned.
+                out = dict(out) if isinstance(out, Mapping) else out
                 calls.append(_Call((*args, *kwargs.values()), out))
 
         self._handles.append(module.register_forward_hook(keep, with_kwargs=True))
