@@ -13,6 +13,10 @@ from hsplugin.errors import CommandError
 # run(args) -> exit status, and imports nothing heavy before run() is called.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("hsplugin.run", "run a solo-learn script with the methods of hsplugin registered"),
+    "compare": (
+        "hsplugin.compare.command",
+        "train methods under one budget and compare their geometry and accuracy",
+    ),
 }
 
 

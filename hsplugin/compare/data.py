@@ -1,0 +1,196 @@
+"""Images in memory as uint8 tensors, in three splits that no seed changes.
+
+The training split feeds the encoders and the probes, the validation split chooses epochs and
+hyper-parameters, and the test split is only ever reported.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hsplugin.errors import CommandError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The splits are part of the definition of a benchmark: fixed for everybody, for ever.
+SPLIT_SEED = 20200520
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images ``(n, channels, height, width)`` in uint8 and their labels ``(n,)`` in int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set: three splits, the number of classes, and which augmentations make sense."""
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+    flip: bool
+    """Whether a mirrored image still shows the same thing."""
+    colour: bool
+    """Whether the images have three channels to jitter."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a data set is read, and the budget that suits it when none is asked for."""
+
+    read: Callable[[Path | None], Images]
+    about: str
+    epochs: int
+
+
+def load(name: str, data_dir: str | None, train_size: int | None = None) -> Images:
+    """Read a data set by name.
+
+    Args:
+        name: A key of `DATA`.
+        data_dir: Folder with the files; None downloads where that is needed.
+        train_size: Keep this many training images (a fixed subset).
+
+    Raises:
+        CommandError: Unknown name, missing or damaged file, too large a subset.
+    """
+    if name not in DATA:
+        raise CommandError(unknown("data set", name, DATA))
+    images = DATA[name].read(Path(data_dir) if data_dir else None)
+    if train_size is None:
+        return images
+    if not 2 <= train_size <= len(images.train):
+        raise CommandError(
+            f"--train-size {train_size}: {name} has {len(images.train)} training images; "
+            f"give a number from 2 to that"
+        )
+    subset = Split(images.train.images[:train_size], images.train.labels[:train_size])
+    return Images(
+        subset, images.validation, images.test, images.classes, images.flip, images.colour
+    )
+
+
+def cache_dir() -> Path:
+    """Folder for downloads: ``$HSPLUGIN_DATA``, else a cache folder of the user's."""
+    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("HSPLUGIN_DATA", f"{base}/hsplugin")).expanduser()
+
+
+def _shuffled(images: Tensor, labels: Tensor, *sizes: int) -> list[Split]:
+    """Cut a fixed permutation into splits of the given sizes; the first takes what is left."""
+    import torch
+
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    parts = torch.split(order, [len(order) - sum(sizes), *sizes])
+    return [Split(images[part].contiguous(), labels[part].contiguous()) for part in parts]
+
+
+def _digits(data_dir: Path | None) -> Images:
+    import torch
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target).long()
+    train, validation, test = _shuffled(images, labels, 297, 500)
+    return Images(train, validation, test, classes=10, flip=False, colour=False)
+
+
+def read_idx(path: Path) -> Tensor:
+    """Read one IDX file of unsigned bytes, plain or gzipped.
+
+    Raises:
+        CommandError: The file is missing, unreadable, damaged or shorter than its header says.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CommandError(f"{path} is truncated or damaged ({error}); fetch it again") from None
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+        raise CommandError(f"{path} is not an IDX file of bytes; fetch it again")
+    shape = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+    if values.size != int(np.prod(shape)):
+        raise CommandError(
+            f"{path} is truncated or damaged: {values.size} bytes of data where its header "
+            f"promises {int(np.prod(shape))}; fetch it again"
+        )
+    return torch.from_numpy(values.reshape(shape).copy())
+
+
+def _idx_file(folder: Path, stem: str) -> Path:
+    for place in (folder, folder / "FashionMNIST" / "raw"):
+        for path in (place / stem, place / f"{stem}.gz"):
+            if path.exists():
+                return path
+    raise CommandError(
+        f"no {stem} or {stem}.gz in {folder}; --data-dir must hold the four IDX files of "
+        "Fashion-MNIST (Debian: package dataset-fashion-mnist)"
+    )
+
+
+def _fashion_mnist(data_dir: Path | None) -> Images:
+    import torch
+
+    if data_dir is None:
+        data_dir = _download("FashionMNIST")
+    paths = [
+        _idx_file(data_dir, f"{part}-{kind}-ubyte")
+        for part in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+    images, labels, test_images, test_labels = (read_idx(path) for path in paths)
+    for path, pixels, targets in (
+        (paths[0], images, labels),
+        (paths[2], test_images, test_labels),
+    ):
+        if pixels.ndim != 3 or targets.ndim != 1 or len(pixels) != len(targets):
+            raise CommandError(
+                f"{path} and its labels do not belong together: "
+                f"{tuple(pixels.shape)} and {tuple(targets.shape)}"
+            )
+    train, validation = _shuffled(images.unsqueeze(1), labels.long(), 5000)
+    test = Split(test_images.unsqueeze(1), test_labels.to(torch.int64))
+    return Images(train, validation, test, classes=10, flip=True, colour=False)
+
+
+def _download(name: str) -> Path:
+    from torchvision import datasets
+
+    folder = cache_dir()
+    try:
+        getattr(datasets, name)(folder, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise CommandError(
+            f"cannot download {name} to {folder} ({reason}); give its files with --data-dir"
+        ) from None
+    return folder
+
+
+DATA: dict[str, Source] = {
+    "digits": Source(_digits, "1797 digits of 8x8 pixels that scikit-learn ships", epochs=60),
+    "fashion-mnist": Source(_fashion_mnist, "70000 clothes of 28x28 pixels", epochs=20),
+}

@@ -1,0 +1,128 @@
+"""Figures. Each function returns a matplotlib figure that nothing but the caller holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+MARKERS = "osD^vP*Xhp<>8d"
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("figures need matplotlib: pip install 'hsplugin[compare]'") from None
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Figure:
+    """Draw the alignment-uniformity plane, one point per run, coloured by accuracy.
+
+    Args:
+        results: Rows with ``method``, ``alignment``, ``uniformity``, ``uniformity_optimum`` and
+            the accuracy in percent.
+        accuracy: Which column gives the colour.
+
+    Returns:
+        The figure; lower left is better on both axes.
+    """
+    figure, axes = _figure(7.0, 5.0)
+    methods = list(dict.fromkeys(row["method"] for row in results))
+    values = [row[accuracy] for row in results]
+    scale = {"vmin": min(values), "vmax": max(values), "cmap": "viridis"}
+    points = None
+    for marker, method in zip(MARKERS * len(methods), methods, strict=False):
+        rows = [row for row in results if row["method"] == method]
+        x, y = [row["alignment"] for row in rows], [row["uniformity"] for row in rows]
+        points = axes.scatter(
+            x,
+            y,
+            c=[row[accuracy] for row in rows],
+            marker=marker,
+            s=90,
+            edgecolors="black",
+            linewidths=0.7,
+            zorder=3,
+            label=method,
+            **scale,
+        )
+    optima = sorted({round(row["uniformity_optimum"], 6) for row in results})
+    for optimum in optima:
+        axes.axhline(optimum, color="grey", linestyle="--", linewidth=0.9, zorder=1)
+    axes.annotate(
+        "uniform on the sphere",
+        (0.995, optima[-1]),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color="grey",
+        fontsize=8,
+    )
+    axes.margins(0.08)
+    axes.set_xlabel("alignment of positive pairs  (lower is better)")
+    axes.set_ylabel("uniformity, t = 2  (lower is better)")
+    axes.set_title(f"Held-out features on the sphere, {results[0].get('data', '')}".rstrip(", "))
+    axes.grid(alpha=0.25)
+    legend = axes.legend(frameon=True, fontsize=8, title=None)
+    for handle in legend.legend_handles:
+        handle.set_facecolor("lightgrey")
+    figure.colorbar(points, ax=axes, label=f"{accuracy} accuracy on test images, %")
+    return figure  # type: ignore[no-any-return]
+
+
+def pair_histograms(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Draw, per method, how far positive pairs are apart and how far random pairs.
+
+    Args:
+        pairs: Method -> unit features ``(n, d)`` of two views of the same images.
+
+    Returns:
+        One small panel per method with the distances of the two kinds of pairs.
+    """
+    import math
+
+    columns = min(3, len(pairs))
+    rows = math.ceil(len(pairs) / columns)
+    figure, grid = _figure(
+        3.0 * columns, 2.2 * rows + 0.4, rows, columns, sharex=True, squeeze=False
+    )
+    bins = [2 * i / 60 for i in range(61)]
+    for axes, (method, (a, b)) in zip(grid.flat, pairs.items(), strict=False):
+        positive = (a - b).norm(dim=1)
+        other = (a - b.roll(max(1, len(b) // 2), dims=0)).norm(dim=1)
+        for distances, colour, label in (
+            (positive, "tab:blue", "two views of one image"),
+            (other, "tab:orange", "two images"),
+        ):
+            axes.hist(
+                distances.clamp(max=2).tolist(),
+                bins,
+                density=True,
+                color=colour,
+                alpha=0.6,
+                label=label,
+            )
+            axes.axvline(float(distances.mean()), color=colour, linewidth=1.2)
+        axes.set_title(method, fontsize=9)
+        axes.set_yticks([])
+        axes.set_xlim(0, 2)
+    for axes in grid.flat[len(pairs) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("distance on the unit sphere", fontsize=8)
+    figure.legend(
+        *grid.flat[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+    )
+    return figure  # type: ignore[no-any-return]

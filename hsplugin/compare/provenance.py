@@ -1,0 +1,56 @@
+"""Which software on which machine made a result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from hsplugin.compare.settings import Machine
+
+PACKAGES = ("hsplugin", "torch", "lightly", "pytorch-lightning", "kornia", "scikit-learn", "numpy")
+
+
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """Versions, processor, threads and command of this process."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "source tree"
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "machine": asdict(machine),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Largest memory in MiB: allocated on the GPU, or resident in this process on the CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

@@ -1,0 +1,146 @@
+"""Tables of finished runs: results.csv, history.csv, summary.md, and the pictures."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hsplugin.compare.files import write_atomically, write_csv
+from hsplugin.compare.methods import METHODS, UNTRAINED
+from hsplugin.compare.runs import collect
+
+Row = dict[str, Any]
+
+# Column of results.csv -> heading of the summary.
+SUMMARY = {
+    "alignment": "alignment ↓",
+    "uniformity": "uniformity ↓",
+    "uniformity_optimum": "optimum",
+    "knn": "kNN %",
+    "linear": "linear %",
+    "best_knn": "kNN % (best epoch)",
+    "best_linear": "linear % (best epoch)",
+    "seconds": "seconds",
+}
+
+
+def write(out: Path, command: Sequence[str]) -> str:
+    """Write all tables and pictures of a comparison from its finished runs.
+
+    Args:
+        out: The comparison's folder.
+        command: The command line, for the record.
+
+    Returns:
+        The summary's table in Markdown.
+    """
+    results, history = collect(out)
+    results.sort(key=_order)
+    history.sort(key=lambda row: (*_order(row), row["epoch"]))
+    if not results:
+        return "no finished runs"
+    write_csv(out / "results.csv", [_flat(row) for row in results])
+    write_csv(out / "history.csv", history)
+    table = summary_table(results)
+    text = _document(results, table, command)
+    write_atomically(out / "summary.md", lambda partial: partial.write_text(text))
+    _pictures(out, results)
+    return table
+
+
+def _order(row: Row) -> tuple[int, str, int, str]:
+    names = [UNTRAINED, *METHODS]
+    position = names.index(row["method"]) if row["method"] in names else len(names)
+    return position, row["method"], row["seed"], row["run"]
+
+
+def _flat(row: Row) -> Row:
+    provenance = row["provenance"]
+    flat = {k: v for k, v in row.items() if k != "provenance"}
+    flat["options"] = json.dumps(row["options"], sort_keys=True)
+    flat["provenance"] = json.dumps(provenance, sort_keys=True)
+    return flat
+
+
+def summary_table(results: Sequence[Row]) -> str:
+    """Markdown table with one line per method and hyper-parameters: mean (and spread) of seeds."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in results:
+        groups.setdefault((row["method"], json.dumps(row["options"], sort_keys=True)), []).append(
+            row
+        )
+    lines = [["method", "seeds", *SUMMARY.values()]]
+    for (method, _), rows in groups.items():
+        cells = [_mean([row[column] for row in rows], column) for column in SUMMARY]
+        lines.append([method, str(len(rows)), *cells])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in [lines[0], rule, *lines[1:]]
+    )
+
+
+def _mean(values: Sequence[float], column: str) -> str:
+    digits = 3 if column in ("alignment", "uniformity", "uniformity_optimum") else 1
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) < 2 or column in ("uniformity_optimum", "seconds"):
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _document(results: Sequence[Row], table: str, command: Sequence[str]) -> str:
+    first = results[0]
+    trained = next((row for row in results if row["method"] != UNTRAINED), first)
+    facts = first["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    size = trained["train_size"] or "all"
+    return f"""# Comparison on {first["data"]}
+
+{table}
+
+Mean ± standard deviation over seeds. Alignment and uniformity (t = 2) of normalised projections of
+two views of each validation image; *optimum* is the uniformity of perfectly uniform features of
+that dimension. Accuracy of the frozen backbone on the test split, after the last epoch and after
+the epoch with the best kNN accuracy on the validation split; the test split chooses nothing.
+
+- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
+  backbone {trained["backbone"]} ({trained["parameters"] / 1e6:.2f} M parameters).
+- Command: `{shlex.join(command)}`
+- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
+  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
+- Versions: {versions}.
+
+![alignment-uniformity plane](plane.png)
+
+![distances of pairs](histograms.png)
+"""
+
+
+def _pictures(out: Path, results: Sequence[Row]) -> None:
+    import torch
+
+    from hsplugin.compare import pictures
+
+    plane = pictures.plane(results)
+    for suffix in ("png", "svg"):
+        write_atomically(out / f"plane.{suffix}", plane.savefig)
+    pairs = {}
+    for row in results:
+        if row["method"] not in pairs:
+            pairs[row["method"]] = torch.load(
+                out / "runs" / row["run"] / "pairs.pt", weights_only=True
+            )
+    histograms = pictures.pair_histograms(
+        {m: (p["a"].float(), p["b"].float()) for m, p in pairs.items()}
+    )
+    write_atomically(out / "histograms.png", histograms.savefig)

@@ -1,0 +1,368 @@
+"""One run, from settings to a finished folder; restarted in the same folder it goes on."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+import hsplugin
+from hsplugin.compare import evaluate
+from hsplugin.compare.data import Images, Split, load
+from hsplugin.compare.encoder import Augment, backbone
+from hsplugin.compare.files import read_json, write_csv, write_json, write_torch
+from hsplugin.compare.methods import METHODS, UNTRAINED, options_of
+from hsplugin.compare.provenance import machine_facts, peak_memory
+from hsplugin.compare.settings import Machine, RunSettings
+
+Notify = Callable[[dict[str, Any]], None]
+WARM_UP = 0.05
+# Measurements in the middle of a run look at this many images at most; the last ones at all.
+BANK, QUERIES = 10_000, 2_000
+
+
+class Batches(Sampler[Tensor]):
+    """Index batches of one epoch: this rank's share of each global batch.
+
+    The order depends on seed and epoch alone, so a resumed run sees what an unbroken one would,
+    and any number of devices sees the same global batches.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        self.images, self.batch_size, self.seed = images, min(batch_size, images), seed
+        self.epoch, self.rank, self.world = 0, 0, 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.images // self.batch_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        order = torch.randperm(self.images, generator=generator)
+        for batch in order[: len(self) * self.batch_size].split(self.batch_size):
+            yield batch[self.rank :: self.world]
+
+
+class _Rows(Dataset[Tensor]):
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.split.images[rows]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+
+class Learner(pl.LightningModule):
+    """An encoder, a projection head and a criterion, trained on two views of each image."""
+
+    def __init__(self, settings: RunSettings, images: Images, gather: bool) -> None:
+        super().__init__()
+        method = METHODS["simclr" if settings.method == UNTRAINED else settings.method]
+        name = "simclr" if settings.method == UNTRAINED else settings.method
+        self.options = options_of(name, settings.options, settings.shared())
+        self.options["gather"] = gather
+        self.epochs, self.seed = settings.epochs, settings.seed
+        self.method = method
+        self.augment = Augment(images)
+        self.backbone, features = backbone(settings.backbone, images)
+        self.head = method.head(features, self.options)
+        self.criterion = method.criterion(self.options)
+
+    def on_train_epoch_start(self) -> None:
+        """Make every epoch's random numbers a function of seed, epoch and rank alone."""
+        torch.manual_seed(7919 * (1_000_003 * self.seed + self.current_epoch) + self.global_rank)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Loss of two views of one batch of uint8 images."""
+        a, b = self.augment(batch)
+        if self.method.step is not None:
+            return self.method.step(self, a, b)
+        loss: Tensor = self.criterion(self.head(self.backbone(a)), self.head(self.backbone(b)))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear warm-up and a cosine to zero, step by step."""
+        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.options["weight_decay"]},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=self.options["lr"],
+        )
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        warm_up = max(1, round(WARM_UP * total))
+
+        def factor(step: int) -> float:
+            if step < warm_up:
+                return (step + 1) / warm_up
+            return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class Tracker(pl.Callback):
+    """Measures on the validation split, keeps the best epoch, saves, and tells how far it is."""
+
+    def __init__(self, settings: RunSettings, images: Images, folder: Path, notify: Notify) -> None:
+        self.settings, self.images, self.folder, self.notify = settings, images, folder, notify
+        self.every = max(1, round(settings.epochs / max(1, settings.validations)))
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._losses: list[Tensor] = []
+        self._since = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"history": self.history, "best": self.best, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what was saved."""
+        self.history, self.best = state_dict["history"], state_dict["best"]
+        self.seconds = state_dict["seconds"]
+
+    def measure(self, learner: Learner, epoch: int, loss: float) -> None:
+        """Add one row to the history; remember the encoder if its kNN accuracy is the best."""
+        learner.eval()
+        device = learner.device
+        bank, bank_labels = evaluate.subset(self.images.train, BANK)
+        query, labels = evaluate.subset(self.images.validation, QUERIES)
+        accuracy = evaluate.knn_accuracy(
+            evaluate.features(learner.backbone, bank, device),
+            bank_labels,
+            evaluate.features(learner.backbone, query, device),
+            labels,
+            self.images.classes,
+        )
+        pairs = evaluate.positive_pairs(
+            learner.backbone, learner.head, learner.augment, query, device
+        )
+        learner.train()
+        self.history.append(
+            {
+                "epoch": epoch,
+                "loss": loss,
+                "alignment": pairs.alignment(),
+                "uniformity": pairs.uniformity(),
+                "validation_knn": accuracy,
+                "seconds": round(self.seconds, 2),
+            }
+        )
+        if epoch > 0 and accuracy > self.best.get("validation_knn", -1.0):
+            weights = {
+                "backbone": learner.backbone.state_dict(),
+                "head": learner.head.state_dict(),
+            }
+            self.best = {"epoch": epoch, "validation_knn": accuracy, **copy.deepcopy(weights)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the encoder as initialised, unless the run is resumed."""
+        if not self.history and trainer.is_global_zero:
+            self.measure(pl_module, 0, math.nan)  # type: ignore[arg-type]
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep the loss where it is; nobody waits for the device here."""
+        self._losses.append(outputs["loss"].detach())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure when it is time, save, report progress."""
+        epoch = trainer.current_epoch + 1
+        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        self._losses.clear()
+        self.seconds += time.monotonic() - self._since
+        if trainer.is_global_zero and (epoch % self.every == 0 or epoch == self.settings.epochs):
+            self.measure(pl_module, epoch, loss)  # type: ignore[arg-type]
+            write_csv(self.folder / "history.csv", self.history)
+        if epoch % self.every == 0 and epoch < self.settings.epochs:
+            partial = self.folder / "last.ckpt.partial"
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self.folder / "last.ckpt")
+        if trainer.is_global_zero:
+            self.notify(
+                {
+                    "epoch": epoch,
+                    "epochs": self.settings.epochs,
+                    "loss": loss,
+                    "knn": self.history[-1]["validation_knn"],
+                    "seconds": self.seconds,
+                }
+            )
+        self._since = time.monotonic()
+
+
+def _trainer(settings: RunSettings, machine: Machine, tracker: Tracker) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=settings.epochs,
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        strategy="ddp" if machine.devices > 1 else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        sync_batchnorm=machine.devices > 1 and machine.accelerator != "cpu",
+        use_distributed_sampler=False,
+        callbacks=[tracker],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+class _ShareBatches(pl.Callback):
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.batches.rank, self.batches.world = trainer.global_rank, trainer.world_size
+
+
+def run(settings: RunSettings, machine: Machine, folder: Path, notify: Notify) -> None:
+    """Train and measure one method; leave ``result.json`` in the folder when all is done.
+
+    The folder also gets ``settings.json``, ``history.csv``, ``pairs.pt`` (projections of
+    held-out positive pairs, for pictures), ``encoder.pt`` (weights of the last and the best
+    epoch) and, until the run is finished, ``last.ckpt``.
+
+    Args:
+        settings: What to run.
+        machine: Where to run it.
+        folder: The run's own folder; an unfinished run in it is taken up.
+        notify: Called with the progress after each epoch.
+    """
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning|torch\.utils\.data")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "settings.json", settings.as_dict())
+    images = load(settings.data, machine.data_dir, settings.train_size)
+    torch.manual_seed(settings.seed)
+    learner = Learner(settings, images, gather=machine.devices > 1)
+    tracker = Tracker(settings, images, folder, notify)
+    if settings.method == UNTRAINED:
+        tracker.measure(learner, 0, math.nan)
+        write_csv(folder / "history.csv", tracker.history)
+    else:
+        batches = Batches(len(images.train), settings.batch_size, settings.seed)
+        trainer = _trainer(settings, machine, tracker)
+        trainer.callbacks.append(_ShareBatches(batches))  # type: ignore[attr-defined]
+        resumed = folder / "last.ckpt"
+        trainer.fit(
+            learner,
+            DataLoader(_Rows(images.train), sampler=batches, batch_size=None),
+            ckpt_path=str(resumed) if resumed.exists() else None,
+            weights_only=False,
+        )
+        if not trainer.is_global_zero:
+            return
+    _finish(settings, machine, folder, learner, tracker, images)
+
+
+def _finish(
+    settings: RunSettings,
+    machine: Machine,
+    folder: Path,
+    learner: Learner,
+    tracker: Tracker,
+    images: Images,
+) -> None:
+    """Score the last and the best epoch and write the result, which marks the run as done."""
+    learner.eval()
+    device = learner.device
+    last_weights = {"backbone": learner.backbone.state_dict(), "head": learner.head.state_dict()}
+    pairs = evaluate.positive_pairs(
+        learner.backbone, learner.head, learner.augment, images.validation.images, device
+    )
+    dim = pairs.a.shape[1]
+    result: dict[str, Any] = {
+        **settings.as_dict(),
+        "options": learner.options,
+        "parameters": sum(p.numel() for p in learner.backbone.parameters()),
+        "uniformity_optimum": hsplugin.uniformity_optimum(dim),
+        "alignment": pairs.alignment(),
+        "uniformity": pairs.uniformity(),
+        **evaluate.final(learner.backbone, images, device),
+        "best_epoch": tracker.best.get("epoch", 0),
+    }
+    best = {k: v for k, v in result.items() if k in BEST}
+    if result["best_epoch"] not in (0, settings.epochs):
+        last_weights = copy.deepcopy(last_weights)
+        learner.backbone.load_state_dict(tracker.best["backbone"])
+        learner.head.load_state_dict(tracker.best["head"])
+        best_pairs = evaluate.positive_pairs(
+            learner.backbone, learner.head, learner.augment, images.validation.images, device
+        )
+        best = {
+            "alignment": best_pairs.alignment(),
+            "uniformity": best_pairs.uniformity(),
+            **evaluate.final(learner.backbone, images, device),
+        }
+    result |= {f"best_{name}": value for name, value in best.items()}
+    result |= {"seconds": round(tracker.seconds, 2), "peak_memory_mib": peak_memory(device)}
+    result["history"] = tracker.history
+    result["provenance"] = machine_facts(machine)
+    write_torch(
+        folder / "pairs.pt",
+        {"a": pairs.a.half(), "b": pairs.b.half(), "labels": images.validation.labels},
+    )
+    write_torch(folder / "encoder.pt", {"last": last_weights, "best": tracker.best})
+    write_json(folder / "result.json", result)
+    for leftover in ("last.ckpt", "last.ckpt.partial"):
+        (folder / leftover).unlink(missing_ok=True)
+
+
+BEST = (
+    "alignment",
+    "uniformity",
+    "knn",
+    "linear",
+    "validation_knn",
+    "validation_linear",
+)
+
+
+def main(folder: str) -> None:
+    """Continue the run of a folder: what each further process of a DDP run executes."""
+    content = read_json(Path(folder) / "job.json")
+    run(
+        RunSettings(**content["settings"]),
+        Machine(**content["machine"]),
+        Path(folder),
+        lambda progress: None,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
