@@ -1,0 +1,296 @@
+# mypy: allow-untyped-defs, allow-untyped-decorators
+# Triton reads the annotations of a kernel; its pointers and tiles have no types to write down.
+"""The Triton kernels of the pairwise potential.
+
+All of them read features padded by zeros to whole tiles, so that no load needs a mask, and biases
+padded by minus infinity, so that padding weighs nothing. Exponents are to base two: the weight of
+a pair is ``exp2(scale * <r_i, c_j> + row_bias_i + column_bias_j)``. Offsets into features are
+formed in 64 bits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(a, b, accumulator, PRECISION: tl.constexpr):
+    """Add the matrix product of a and b to the accumulator."""
+    if PRECISION == "tf32x3":
+        return tl.dot(a, b, accumulator, input_precision="tf32x3")
+    else:
+        return tl.dot(a, b, accumulator, input_precision="tf32")
+
+
+@triton.jit
+def rounded_weights(w, PRECISION: tl.constexpr):
+    """Round weights to what the tensor cores will read of them.
+
+    bfloat16 keeps the range of float32. float16 does not, so that beside float16 features the
+    weights are tf32, which holds float16 numbers exactly.
+    """
+    if PRECISION == "bf16":
+        return w.to(tl.bfloat16)
+    elif PRECISION == "tf32x3":
+        return w
+    else:
+        bits = (w.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def weighted_columns(w, c, accumulator, PRECISION: tl.constexpr):
+    """Add the product of rounded weights (M, K) and columns (K, D) to the accumulator (M, D)."""
+    if w.dtype == c.dtype:
+        return product(w, c, accumulator, PRECISION)
+    else:
+        return product(w.to(tl.float32), c.to(tl.float32), accumulator, PRECISION)
+
+
+@triton.jit
+def without_own(exponents, i, j, own_offset, OWN: tl.constexpr):
+    """Leave out the pair of a row with itself."""
+    if OWN:
+        return tl.where(i[:, None] + own_offset == j[None, :], float("-inf"), exponents)
+    else:
+        return exponents
+
+
+@triton.jit
+def tile_exponents(
+    rows,
+    columns,
+    row_bias,
+    column_bias,
+    i,
+    j,
+    own_offset,
+    scale,
+    d,
+    BLOCK_D: tl.constexpr,
+    OWN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Exponents of one tile, features read in chunks of BLOCK_D of their d."""
+    k = tl.arange(0, BLOCK_D)
+    r_pointers = rows + i[:, None].to(tl.int64) * d + k[None, :]
+    c_pointers = columns + j[:, None].to(tl.int64) * d + k[None, :]
+    products = tl.zeros([i.shape[0], j.shape[0]], tl.float32)
+    for start in range(0, d, BLOCK_D):
+        r = tl.load(r_pointers + start)
+        c = tl.load(c_pointers + start)
+        products = product(r, tl.trans(c), products, PRECISION)
+    exponents = products * scale + tl.load(column_bias + j)[None, :]
+    exponents += tl.load(row_bias + i)[:, None]
+    return without_own(exponents, i, j, own_offset, OWN)
+
+
+@triton.jit(do_not_specialize=["own_offset", "column_tiles", "tiles_per_split", "steps"])
+def reduce_kernel(
+    rows,
+    columns,
+    row_bias,
+    column_bias,
+    needed,
+    partials,
+    own_offset,
+    scale,
+    d,
+    column_tiles,
+    tiles_per_split,
+    steps,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    OWN: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    LARGEST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One number a program: the largest exponent, if needed, or the sum of the weights.
+
+    A program walks over ``tiles_per_split`` of the ``steps`` tiles of its strip of rows. In the
+    symmetric case strip I meets strips I, I + 1, ..., I + T // 2 modulo their number T: each pair
+    of strips is met once, by equally long walks, and counts twice; only the tile on the diagonal,
+    and the one half way around an even T, which both of its strips meet, count once.
+    """
+    strip = tl.program_id(0)
+    split = tl.program_id(1)
+    i = strip * BLOCK + tl.arange(0, BLOCK)
+    largest = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float64)
+    first = split * tiles_per_split
+    last = tl.minimum(first + tiles_per_split, steps)
+    if LARGEST:
+        last = tl.where(tl.load(needed) != 0, last, first)
+    for step in range(first, last):
+        tile = step
+        if SYMMETRIC:
+            tile = (strip + step) % column_tiles
+        j = tile * BLOCK + tl.arange(0, BLOCK)
+        exponents = tile_exponents(
+            rows,
+            columns,
+            row_bias,
+            column_bias,
+            i,
+            j,
+            own_offset,
+            scale,
+            d,
+            BLOCK_D,
+            OWN,
+            PRECISION,
+        )
+        if LARGEST:
+            largest = tl.maximum(largest, tl.max(exponents, 1))
+        else:
+            sums = tl.sum(tl.exp2(exponents), 1).to(tl.float64)
+            if SYMMETRIC:
+                once = (step == 0) | (2 * step == column_tiles)
+                sums *= tl.where(once, 1.0, 2.0)
+            total += sums
+    position = split * tl.num_programs(0) + strip
+    if LARGEST:
+        tl.store(partials + position, tl.max(largest, 0))
+    else:
+        tl.store(partials + position, tl.sum(total, 0))
+
+
+@triton.jit(do_not_specialize=["own_offset", "column_tiles", "tiles_per_split"])
+def fused_kernel(
+    rows,
+    columns,
+    row_bias,
+    column_bias,
+    pull,
+    totals,
+    own_offset,
+    scale,
+    column_tiles,
+    tiles_per_split,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    OWN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sums and pull of a strip of rows over a split of the columns, d held whole.
+
+    The pull of a row takes the sum of its weights as rounded, so that rounding changes how much a
+    pair weighs but never makes a row pull at itself.
+    """
+    strip = tl.program_id(0)
+    split = tl.program_id(1)
+    i = strip * BLOCK_M + tl.arange(0, BLOCK_M)
+    k = tl.arange(0, D)
+    offsets = i[:, None].to(tl.int64) * D + k[None, :]
+    r = tl.load(rows + offsets)
+    r_bias = tl.load(row_bias + i)
+    weighted = tl.zeros([BLOCK_M, D], tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float64)
+    rounded_total = tl.zeros([BLOCK_M], tl.float64)
+    first = split * tiles_per_split
+    for tile in range(first, tl.minimum(first + tiles_per_split, column_tiles)):
+        j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        c = tl.load(columns + j[:, None].to(tl.int64) * D + k[None, :])
+        zeros = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        exponents = product(r, tl.trans(c), zeros, PRECISION) * scale
+        exponents += tl.load(column_bias + j)[None, :]
+        exponents += r_bias[:, None]
+        w = tl.exp2(without_own(exponents, i, j, own_offset, OWN))
+        total += tl.sum(w, 1).to(tl.float64)
+        w = rounded_weights(w, PRECISION)
+        rounded_total += tl.sum(w.to(tl.float32), 1).to(tl.float64)
+        weighted = weighted_columns(w, c, weighted, PRECISION)
+    weighted -= rounded_total.to(tl.float32)[:, None] * r.to(tl.float32)
+    n = tl.num_programs(0).to(tl.int64) * BLOCK_M
+    tl.store(pull + split * n * D + offsets, weighted)
+    tl.store(totals + split * n + i, total)
+
+
+@triton.jit(do_not_specialize=["own_offset", "i_start", "j_start"])
+def weights_kernel(
+    rows,
+    columns,
+    row_bias,
+    column_bias,
+    weights,
+    totals,
+    own_offset,
+    scale,
+    d,
+    i_start,
+    j_start,
+    stride,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    OWN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Write one tile of the rounded weights of a panel, and their sum before rounding."""
+    m = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exponents = tile_exponents(
+        rows,
+        columns,
+        row_bias,
+        column_bias,
+        i_start + m,
+        j_start + n,
+        own_offset,
+        scale,
+        d,
+        BLOCK_D,
+        OWN,
+        PRECISION,
+    )
+    w = tl.exp2(exponents)
+    total = tl.sum(tl.sum(w, 1).to(tl.float64), 0)
+    tl.store(totals + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), total)
+    tl.store(weights + m[:, None] * stride + n[None, :], rounded_weights(w, PRECISION))
+
+
+@triton.jit(do_not_specialize=["i_start", "j_start", "count"])
+def apply_kernel(
+    weights,
+    columns,
+    pull,
+    sums,
+    d,
+    i_start,
+    j_start,
+    count,
+    stride,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add to a tile of the pull, and to the row sums, what a panel of weights contributes.
+
+    Row m of the panel is row ``i_start + m`` of the pull, its column k the column
+    ``j_start + k``. ``TRANSPOSED`` reads the panel the other way round, for the rows that meet
+    the same weights from the other side.
+    """
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    dims = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    k = tl.arange(0, BLOCK_K)
+    c_pointers = columns + (j_start + k)[:, None].to(tl.int64) * d + dims[None, :]
+    weighted = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float64)
+    for start in range(0, count, BLOCK_K):
+        if TRANSPOSED:
+            w = tl.trans(tl.load(weights + (start + k)[:, None] * stride + m[None, :]))
+        else:
+            w = tl.load(weights + m[:, None] * stride + (start + k)[None, :])
+        c = tl.load(c_pointers)
+        c_pointers += BLOCK_K * d
+        total += tl.sum(w.to(tl.float32), 1).to(tl.float64)
+        weighted = weighted_columns(w, c, weighted, PRECISION)
+    p_pointers = pull + (i_start + m)[:, None].to(tl.int64) * d + dims[None, :]
+    tl.store(p_pointers, tl.load(p_pointers) + weighted)
+    if tl.program_id(0) == 0:
+        s_pointers = sums + i_start + m
+        tl.store(s_pointers, tl.load(s_pointers) + total)

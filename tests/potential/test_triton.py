@@ -1,0 +1,251 @@
+"""The Triton engine: by Triton's interpreter, compiled ahead of time, and on a device.
+
+Triton decides when a kernel is defined whether it will be interpreted. Where there is no device,
+the tests of values therefore run in a process of their own with TRITON_INTERPRET=1, which one
+test starts; on a machine with a device the same tests run on it, compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsplugin.potential import log_mean_potential, reference
+
+pytest.importorskip("triton")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+runs_kernels = pytest.mark.skipif(
+    not INTERPRETED and not torch.cuda.is_available(),
+    reason="needs a CUDA device or TRITON_INTERPRET=1, which test_by_the_interpreter sets",
+)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# How far a float32 sum of rounded products may be from exact, and the rounding of the weights in
+# the gradient: see the table in the engine's docstring. The interpreter cuts bfloat16 off.
+WEIGHT_ROUNDOFF = {
+    "tf32x3": 2.0**-20,
+    "tf32": 2.0**-11,
+    "bf16": 2.0**-7 if INTERPRETED else 2.0**-8,
+    "fp16": 2.0**-11,
+}
+
+
+@pytest.mark.skipif(INTERPRETED, reason="is the one that starts the interpreter")
+def test_by_the_interpreter():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "passed" in run.stdout
+
+
+def features(n: int, d: int, dtype: torch.dtype, seed: int = 0, spread: float = 1.0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return (spread * torch.nn.functional.normalize(x, dim=1)).to(dtype)
+
+
+def check(rows, columns, t, own_offset):
+    """Hold value and pull to the definition, by tolerances derived from the rounding."""
+    from hsplugin.potential import triton
+
+    device_rows = rows.to(DEVICE)
+    device_columns = device_rows if columns is rows else columns.to(DEVICE)
+    arguments = (device_rows, device_columns, t)
+    assert triton.available(device_rows)
+    log_sum, pull = triton.accumulate(*arguments, own_offset=own_offset, need_gradient=True)
+    alone, none = triton.accumulate(*arguments, own_offset=own_offset, need_gradient=False)
+
+    assert none is None
+    assert log_sum.dtype == alone.dtype == torch.float64 and log_sum.shape == alone.shape == ()
+    assert pull.dtype == torch.float32 and pull.shape == rows.shape
+    precision = triton.precision(rows.dtype)
+    if precision == "tf32":  # the potential is that of the rounded features
+        centre = columns.mean(0)
+        itself = columns is rows
+        columns = rounded_to_tf32(columns - centre)
+        rows = columns if itself else rounded_to_tf32(rows - centre)
+    expected, expected_pull = reference.accumulate(
+        rows.double(), columns.double(), t, own_offset=own_offset, need_gradient=True
+    )
+    # An exponent is a difference of terms of this size, each rounded in float32 over d products.
+    radius = max(rows.double().norm(dim=1).max().item(), columns.double().norm(dim=1).max().item())
+    error = 2.0**-24 * (32 + rows.shape[1] ** 0.5) * t * radius**2 + 2.0**-22
+    assert abs(log_sum.item() - expected.item()) <= error
+    assert abs(alone.item() - expected.item()) <= error
+    # Weights wrong by a share of themselves; the widest pull of a row is that of its own weights.
+    r, c = rows.double(), columns.double()
+    w = (-t * torch.cdist(r, c).square() - expected).exp()
+    if own_offset is not None:
+        w.diagonal(own_offset).zero_()
+    reach = (w * torch.cdist(r, c)).sum(1).max().item() + 2.0**-24 * w.sum(1).max().item() * radius
+    allowed = (WEIGHT_ROUNDOFF[precision] + 4 * error) * 2 * reach
+    pull_error = (pull.cpu().double() - expected_pull).abs().max().item()
+    assert pull_error <= allowed
+
+
+def rounded_to_tf32(x):
+    """To 10 bits after the leading one, ties away from zero."""
+    mantissa, exponent = torch.frexp(x.double())
+    return torch.ldexp((mantissa.abs() * 2**11 + 0.5).floor() * mantissa.sign(), exponent - 11)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [2, 100, 200, 257])
+@pytest.mark.parametrize("n", [2, 200])
+def test_self_set(n, d, dtype):
+    x = features(n, d, dtype)
+    check(x, x, 2.0, 0)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [5, 257])
+@pytest.mark.parametrize(("n", "m", "own_offset"), [(70, 300, 0), (70, 300, 131), (1, 130, 129)])
+def test_rows_among_the_columns_of_all_ranks(n, m, own_offset, d, dtype):
+    columns = features(m, d, dtype)
+    check(columns[own_offset : own_offset + n].contiguous(), columns, 2.0, own_offset)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [5, 257])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (130, 3), (3, 400)])
+def test_rows_against_a_queue(n, m, d, dtype):
+    check(features(n, d, dtype), features(m, d, dtype, seed=1), 2.0, None)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("own_offset", [0, None])
+def test_d_of_2048(own_offset, dtype):
+    x = features(40, 2048, dtype)
+    check(x, x if own_offset == 0 else features(20, 2048, dtype, seed=1), 2.0, own_offset)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("t", [0.01, 50.0, 1000.0])
+@pytest.mark.parametrize("d", [8, 300])
+def test_weights_that_underflow_are_shifted(d, t, dtype):
+    x = features(70, d, dtype)
+    check(x, x, t, 0)
+    check(features(20, d, dtype, seed=1), x, t, None)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_far_below_every_float_still_have_a_logarithm(dtype):
+    x = torch.tensor([[100.0, 0.0], [0.0, 100.0], [-100.0, 0.0]]).to(dtype)
+    check(x, x, 2.0, 0)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("own_offset", [0, 140])
+def test_panels_meet_without_gap_or_overlap(own_offset, dtype, monkeypatch):
+    from hsplugin.potential import triton
+
+    monkeypatch.setattr(triton, "PANEL", 128)
+    columns = features(300, 257, dtype)
+    check(columns if own_offset == 0 else columns[140:300].contiguous(), columns, 2.0, own_offset)
+
+
+@runs_kernels
+@pytest.mark.parametrize("split_rows", [1, 10**6])
+@pytest.mark.parametrize("n", [380, 500])
+def test_splits_meet_without_gap_or_overlap(n, split_rows, monkeypatch):
+    from hsplugin.potential import triton
+
+    monkeypatch.setattr(triton, "SPLIT_ROWS", split_rows)
+    x = features(n, 6, torch.float32)
+    check(x, x, 2.0, 0)
+    check(features(200, 6, torch.float32, seed=1), x, 2.0, None)
+
+
+@runs_kernels
+@pytest.mark.parametrize("d", [16, 200])
+def test_tf32_where_torch_permits_it(d):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        x = features(150, d, torch.float32)
+        check(x, x, 2.0, 0)
+        check(features(20, d, torch.float32, seed=1), x, 2.0, None)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@runs_kernels
+@pytest.mark.parametrize("spread", [1e-3, 1e-2])
+def test_float32_features_far_from_the_origin_lose_nothing(spread):
+    x = features(150, 24, torch.float64, spread=spread) + 7
+    x = x.float()
+    check_centred = x.double() - x.double().mean(0)
+    from hsplugin.potential import triton
+
+    on_device = x.to(DEVICE)
+    log_sum, _ = triton.accumulate(on_device, on_device, 1000.0, own_offset=0, need_gradient=True)
+    expected, _ = reference.accumulate(
+        check_centred, check_centred, 1000.0, own_offset=0, need_gradient=False
+    )
+    radius = check_centred.norm(dim=1).max().item()
+    # Centring itself rounds to the float32 spacing of the features about 7.
+    error = 1000.0 * (2.0**-18 * radius**2 + radius * 2.0**-22) + 2.0**-20
+    assert abs(log_sum.item() - expected.item()) <= error
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+@pytest.mark.parametrize("where", ["x", "queue"])
+@pytest.mark.parametrize("d", [3, 257])
+def test_nan_and_infinity_come_out_as_nan(d, where, bad, dtype):
+    x, queue = features(5, d, dtype), features(4, d, dtype, seed=1)
+    (x if where == "x" else queue)[2, 1] = bad
+    for options in [{}, {"include_self": True}] if where == "x" else [{}, {"intra_batch": False}]:
+        queued = {"queue": queue.to(DEVICE)} if where == "queue" else {}
+        leaf = x.to(DEVICE).requires_grad_()
+        value = log_mean_potential(leaf, 2.0, backend="triton", **options, **queued)
+        value.backward()
+        assert value.isnan()
+        assert leaf.grad.isnan().any()
+
+
+@runs_kernels
+def test_strided_and_expanded_views():
+    base = features(24, 6, torch.float32).to(DEVICE)
+    for view in (base[::2], base.T, base[:, 1::2], base[:1].expand(5, 6)):
+        value = log_mean_potential(view, 2.0, backend="triton")
+        expected = log_mean_potential(view.double(), 2.0, backend="reference")
+        assert value.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@runs_kernels
+def test_two_runs_agree_to_the_bit():
+    x = features(150, 20, torch.float32).to(DEVICE)
+    from hsplugin.potential import triton
+
+    first = triton.accumulate(x, x, 2.0, own_offset=0, need_gradient=True)
+    second = triton.accumulate(x, x, 2.0, own_offset=0, need_gradient=True)
+    assert first[0].item() == second[0].item()
+    assert torch.equal(first[1], second[1])
+
+
+@runs_kernels
+def test_float64_is_left_to_the_tiles():
+    from hsplugin.potential import triton
+
+    x = features(5, 3, torch.float64).to(DEVICE)
+    assert not triton.available(x)
+    with pytest.raises(ValueError, match=r"backend='triton' cannot take torch.float64"):
+        log_mean_potential(x, 2.0, backend="triton")
+    assert log_mean_potential(x, 2.0, backend="auto").isfinite()
