@@ -1,0 +1,110 @@
+"""Alignment and uniformity in a training loop of plain PyTorch, beside the loss they replace.
+
+Real digits, a small network, two random views of each batch. The loop knows only
+``criterion(z_a, z_b)``: going from InfoNCE to this loss is the one line that is marked.
+
+    python examples/pytorch_plain.py                   # both losses, a minute on a CPU
+    python examples/pytorch_plain.py --epochs 3        # a trial run
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import hsplugin
+from hsplugin.losses import normalize
+
+
+class InfoNCE(nn.Module):
+    """The loss that people come from: each row of one view finds its own in the other."""
+
+    def __init__(self, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Mean cross entropy of two views (n, dim), either way."""
+        logits = F.normalize(z_a) @ F.normalize(z_b).T / self.temperature
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def view(images: Tensor) -> Tensor:
+    """Each image turned, scaled and shifted a little at random, and some noise upon it."""
+    n = len(images)
+    angle, scale = 0.25 * torch.randn(n), 1 + 0.15 * torch.randn(n)
+    shift = 0.15 * torch.randn(n, 2)
+    matrix = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(n, 2, 2)
+    affine = torch.cat([scale[:, None, None] * matrix, shift[:, :, None]], dim=2)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False) + 0.1 * torch.randn_like(images)
+
+
+def encoder(dim: int) -> tuple[nn.Module, nn.Module]:
+    """A backbone, whose features are used later, and a projection, which the loss sees."""
+    layers: list[nn.Module] = []
+    for channels, width in ((1, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    backbone = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2048, 256))
+    return backbone, nn.Sequential(nn.ReLU(), nn.Linear(256, dim))
+
+
+def train(criterion: nn.Module, args: argparse.Namespace) -> None:
+    """Train with a criterion of two views, then say where the features lie and what they know."""
+    torch.manual_seed(args.seed)
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float()[:, None] / 16
+    training, held_out = images[:1400], images[1400:]
+    backbone, projection = encoder(args.dim)
+    model = nn.Sequential(backbone, projection)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+
+    for _ in range(args.epochs):
+        for batch in training[torch.randperm(len(training))].split(args.batch_size):
+            loss = criterion(model(view(batch)), model(view(batch)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    model.eval()
+    with torch.no_grad():
+        z_a, z_b = (normalize(model(view(held_out))) for _ in range(2))
+        known, asked = (F.normalize(backbone(part)).numpy() for part in (training, held_out))
+    knn = KNeighborsClassifier(5).fit(known, digits.target[:1400])
+    print(
+        f"alignment {hsplugin.align_loss(z_a, z_b):.3f}   "
+        f"uniformity {hsplugin.uniform_loss(z_a):.3f} "
+        f"(optimum {hsplugin.uniformity_optimum(args.dim):.3f})   "
+        f"5-NN accuracy {knn.score(asked, digits.target[1400:]):.1%}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--batch-size", type=int, default=200)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    print("before:  criterion = InfoNCE()")
+    criterion: nn.Module = InfoNCE()
+    train(criterion, args)
+
+    print("after:   criterion = hsplugin.AlignUniformLoss()")
+    criterion = hsplugin.AlignUniformLoss()  # <- the one changed line
+    train(criterion, args)
+
+
+if __name__ == "__main__":
+    main()
