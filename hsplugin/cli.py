@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "hsplugin.compare.command",
         "train methods under one budget and compare their geometry and accuracy",
     ),
+    "sweep": (
+        "hsplugin.compare.sweep",
+        "train many encoders and tell which metric of their features foretells their accuracy",
+    ),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,13 @@ class Progress:
 
     SECONDS_BETWEEN_LINES = 10.0
 
-    def __init__(self, settings_list: Sequence[RunSettings], out: Path) -> None:
+    def __init__(
+        self,
+        settings_list: Sequence[RunSettings],
+        out: Path,
+        title: Callable[[RunSettings], str] = lambda run: f"{run.method} seed {run.seed}",
+    ) -> None:
+        self.title = title
         runs = unique(settings_list)
         self.total = len(runs)
         self.done = sum(finished(out, settings) for settings in runs)
@@ -32,7 +38,7 @@ class Progress:
 
     def __call__(self, settings: RunSettings, news: dict[str, Any]) -> None:
         """Show one piece of news of one run."""
-        title = f"{settings.method} seed {settings.seed}"
+        title = self.title(settings)
         if "epoch" in news:
             left = news["seconds"] / news["epoch"] * (news["epochs"] - news["epoch"])
             self.live[title] = (

@@ -1,0 +1,107 @@
+"""How well a number that needs no labels ranks encoders by their accuracy, and how surely.
+
+The paper shows alignment and uniformity beside accuracy as a scatter plot; here are the rank
+correlations that go with it, and a statement of its claim that weighs neither against the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic over encoders with its bootstrap interval.
+
+    Attributes:
+        value: The statistic; NaN where it is not defined, as for a metric that is constant.
+        low: Lower end of the 95 % percentile interval over resampled encoders.
+        high: Upper end.
+        encoders: How many encoders it is over.
+    """
+
+    value: float
+    low: float
+    high: float
+    encoders: int
+
+    def __str__(self) -> str:
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+def spearman(x: Floats, y: Floats) -> Floats:
+    """Spearman's rank correlation of each row of x with that of y, both (samples, n)."""
+    from scipy.stats import rankdata
+
+    a, b = rankdata(x, axis=1), rankdata(y, axis=1)
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    return _ratio((a * b).sum(1), np.sqrt((a * a).sum(1) * (b * b).sum(1)))
+
+
+def kendall(x: Floats, y: Floats) -> Floats:
+    """Kendall's tau-b of each row of x with that of y, both (samples, n)."""
+    i, j = np.triu_indices(x.shape[1], 1)
+    a, b = np.sign(x[:, i] - x[:, j]), np.sign(y[:, i] - y[:, j])
+    return _ratio((a * b).sum(1), np.sqrt((a * a).sum(1) * (b * b).sum(1)))
+
+
+def dominance(first: Floats, second: Floats, accuracy: Floats) -> Floats:
+    """Of the pairs with one encoder below the other in both metrics, the share it wins.
+
+    The paper's "lower left is better" without a weight between the two: 1 if the encoder that is
+    both better aligned and more uniform is always the more accurate one, 0.5 for chance. Equal
+    accuracies count as half. Rows are samples, each (samples, n).
+    """
+    i, j = np.triu_indices(first.shape[1], 1)
+    a, b, c = (np.sign(values[:, i] - values[:, j]) for values in (first, second, accuracy))
+    ordered = (a * b) > 0
+    won = ordered * (1 - a * c) / 2
+    return _ratio(won.sum(1), ordered.sum(1).astype(np.float64))
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(below > 0, above / below, np.nan)
+
+
+def estimate(
+    statistic: Callable[..., Floats], *columns: Sequence[float], seed: int = 0
+) -> Estimate:
+    """A statistic of columns with one value an encoder, with its bootstrap interval.
+
+    Encoders, not values, are drawn with replacement, so that a column stays beside the others.
+    Encoders for which a column is not finite are left out.
+
+    Args:
+        statistic: One of `spearman`, `kendall` and `dominance`.
+        *columns: What it takes, each with one value an encoder.
+        seed: Seed of the resampling.
+    """
+    table = np.array(columns, dtype=np.float64)
+    table = table[:, np.isfinite(table).all(0)]
+    encoders = table.shape[1]
+    if encoders < 3:
+        return Estimate(np.nan, np.nan, np.nan, encoders)
+    value = float(statistic(*table[:, None, :])[0])
+    draws = np.random.default_rng(seed).integers(encoders, size=(RESAMPLES, encoders))
+    # In parts, because Kendall's tau compares n (n - 1) / 2 pairs of each sample.
+    part = max(1, 4_000_000 // encoders**2)
+    values = np.concatenate(
+        [
+            statistic(*(column[draws[start : start + part]] for column in table))
+            for start in range(0, RESAMPLES, part)
+        ]
+    )
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Estimate(value, np.nan, np.nan, encoders)
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high), encoders)

@@ -1,0 +1,136 @@
+"""Which encoders a sweep trains: scikit-learn's parameter grids over settings and options."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hsplugin.compare.methods import METHODS
+from hsplugin.compare.settings import RunSettings
+from hsplugin.errors import CommandError, unknown
+
+Grid = Mapping[str, Sequence[Any]]
+
+# A weight ratio is one number, and so is a step along it: w_a / (w_a + w_u) with w_a + w_u = 2.
+ALIGN_SHARE = "align_share"
+
+# The paper's sweeps in small: the weight ratio, alpha with t, the temperature, and for both losses
+# dimension, batch size, learning rate and the length of the training.
+DEFAULT_GRID: list[Grid] = [
+    {
+        "method": ["align_uniform"],
+        ALIGN_SHARE: [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0],
+    },
+    {
+        "method": ["align_uniform"],
+        ALIGN_SHARE: [0.25, 0.5, 0.75],
+        "alpha": [1.0, 2.0],
+        "t": [1.0, 2.0, 4.0, 8.0],
+    },
+    {"method": ["simclr"], "temperature": [0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0]},
+    {"method": ["align_uniform"], "dim": [4, 16, 32, 128, 256]},
+    {"method": ["simclr"], "temperature": [0.2], "dim": [4, 16, 32, 128, 256]},
+    {"method": ["align_uniform"], "batch_size": [64, 128, 512, 1024]},
+    {"method": ["simclr"], "temperature": [0.2], "batch_size": [64, 512]},
+    {"method": ["align_uniform"], "lr": [5e-4, 8e-3]},
+    {"method": ["simclr"], "temperature": [0.2], "lr": [5e-4, 8e-3]},
+    {"method": ["align_uniform"], "epochs": [1, 2]},
+    {"method": ["simclr"], "temperature": [0.2], "epochs": [1, 2]},
+]
+
+LEAST = {"epochs": 1, "batch_size": 2, "dim": 2, "train_size": 2}
+
+
+def read_grid(path: Path) -> list[Grid]:
+    """Read grids from YAML: one mapping, or a list of them, from names to values.
+
+    Raises:
+        CommandError: The file cannot be read or holds something else.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    grids = content if isinstance(content, list) else [content]
+    if not grids or not all(isinstance(grid, dict) and grid for grid in grids):
+        raise CommandError(
+            f"{path} must hold a mapping such as {{method: [simclr], temperature: [0.1, 0.5]}}, "
+            "or a list of them"
+        )
+    return [
+        {
+            str(name): values if isinstance(values, list) else [values]
+            for name, values in grid.items()
+        }
+        for grid in grids
+    ]
+
+
+def encoders(
+    grids: Sequence[Grid], base: Mapping[str, Any], sample: int | None = None, seed: int = 0
+) -> list[RunSettings]:
+    """The settings of every encoder of the grids, each once, in their order.
+
+    Args:
+        grids: Names to values; every combination within a grid is one encoder. A name is a field
+            of RunSettings, an option of the method, or ``align_share``.
+        base: Fields of RunSettings for all encoders, which a grid may override.
+        sample: Take only so many, drawn at random.
+        seed: Seed of that draw.
+
+    Raises:
+        CommandError: Unknown method, name or impossible value.
+    """
+    from sklearn.model_selection import ParameterGrid
+
+    points: Sequence[Mapping[str, Any]] = list(ParameterGrid(list(grids)))
+    settings = {s.name: s for s in (_settings(point, base) for point in points)}
+    chosen = list(settings.values())
+    if sample is not None and sample < len(chosen):
+        kept = set(random.Random(seed).sample(range(len(chosen)), sample))
+        chosen = [s for i, s in enumerate(chosen) if i in kept]
+    return chosen
+
+
+def _settings(point: Mapping[str, Any], base: Mapping[str, Any]) -> RunSettings:
+    method = point.get("method")
+    if method is None:
+        raise CommandError(f"a grid must name its method, such as method: [{next(iter(METHODS))}]")
+    if method not in METHODS:
+        raise CommandError(unknown("method", str(method), METHODS))
+    defaults = METHODS[method].defaults
+    # A name that the method has a default of its own for, such as a larger projection, is its
+    # option; other fields of the settings are shared by all methods.
+    shared = {f.name for f in fields(RunSettings)} - {"options"} - set(defaults)
+    known = {*shared, *defaults, *([ALIGN_SHARE] if "align_weight" in defaults else [])}
+    for name, value in point.items():
+        if name not in known:
+            raise CommandError(unknown(f"name in a grid of {method}", name, known))
+        least = LEAST.get(name)
+        if least is not None and not (isinstance(value, int) and value >= least):
+            raise CommandError(f"{name}: {value!r} must be an integer, at least {least}")
+    options = {name: value for name, value in point.items() if name not in shared}
+    if ALIGN_SHARE in options:
+        share = options.pop(ALIGN_SHARE)
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise CommandError(f"{ALIGN_SHARE}: {share!r} must be a number from 0 to 1")
+        options |= {"align_weight": 2.0 * share, "uniform_weight": 2.0 - 2.0 * share}
+    given = {name: value for name, value in point.items() if name in shared}
+    # What is a default is left out, so that one encoder has one name however it was asked for.
+    options = {name: value for name, value in options.items() if value != defaults[name]}
+    return RunSettings(**{**base, **given}, options=options)
+
+
+def align_share(options: Mapping[str, Any]) -> float | None:
+    """The share of alignment in a run's two weights; None if it has none."""
+    if "align_weight" not in options:
+        return None
+    total = float(options["align_weight"]) + float(options["uniform_weight"])
+    return float(options["align_weight"]) / total if total else None

@@ -1,0 +1,172 @@
+"""The pictures of a sweep; each function returns a matplotlib figure that no window owns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hsplugin.compare.agreement import Estimate
+
+Row = dict[str, Any]
+
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+COLOURS = ("#1b6ca8", "#e07a1f", "#3a8f5d", "#a33b3b")
+# What two encoders of one curve over the weight ratio have in common.
+FAMILY = ("method", "seed", "alpha", "t", "dim", "batch_size", "lr", "epochs")
+
+
+def _figure(width: float, height: float, **subplots: Any) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(squeeze=False, **subplots)
+
+
+def plane(rows: Sequence[Row]) -> Any:
+    """Every encoder at its alignment and uniformity, coloured by its accuracy on the test split.
+
+    The colours reach from the lower tenth up: collapsed encoders would take the whole scale.
+    """
+    figure, axes = _figure(10.4, 4.4, ncols=2, sharey=True)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for ax, (accuracy, title) in zip(
+        axes[0], (("linear", "linear probe"), ("knn", "kNN")), strict=True
+    ):
+        values = [row[accuracy] for row in rows]
+        low, high = float(np.quantile(values, 0.1)), max(values)
+        drawn = None
+        for method, marker in zip(methods, MARKERS * len(methods), strict=False):
+            own = sorted(
+                (row for row in rows if row["method"] == method), key=lambda row: row[accuracy]
+            )
+            drawn = ax.scatter(
+                [row["alignment"] for row in own],
+                [row["uniformity"] for row in own],
+                c=[row[accuracy] for row in own],
+                vmin=low,
+                vmax=high if high > low else low + 1,
+                cmap="viridis",
+                marker=marker,
+                s=42,
+                edgecolors="white",
+                linewidths=0.5,
+            )
+            ax.scatter([], [], marker=marker, color="0.4", s=42, label=method)
+        figure.colorbar(drawn, ax=ax, extend="min", label=f"{title} accuracy, test (%)")
+        best = max(rows, key=lambda row: row[accuracy])
+        ax.scatter(
+            best["alignment"], best["uniformity"], s=160, facecolors="none", edgecolors="#c0392b"
+        )
+        ax.set(xlabel="alignment (validation)", title=f"{title}; the best one is ringed")
+        ax.annotate(
+            "better",
+            xy=(0.03, 0.03),
+            xytext=(0.16, 0.16),
+            xycoords="axes fraction",
+            color="0.45",
+            fontsize=9,
+            arrowprops={"arrowstyle": "->", "color": "0.45"},
+        )
+    axes[0, 0].set_ylabel("uniformity, t = 2 (validation)")
+    axes[0, 0].legend(frameon=False, loc="upper right", fontsize=8)
+    return figure
+
+
+def weights(rows: Sequence[Row]) -> Any:
+    """Accuracy and geometry over the share of alignment in the two weights.
+
+    One curve for each set of encoders that differ in nothing else; the longest is drawn bold.
+    """
+    families: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["align_share"] is not None:
+            families.setdefault(tuple(row[name] for name in FAMILY), []).append(row)
+    curves = sorted((f for f in families.values() if len(f) >= 3), key=len, reverse=True)
+    figure, axes = _figure(10.4, 4.2, ncols=2)
+    accuracy_axes, geometry_axes = axes[0]
+    if not curves:
+        for ax in axes[0]:
+            ax.text(0.5, 0.5, "fewer than three weight ratios", ha="center", va="center")
+            ax.set_axis_off()
+        return figure
+    for curve in curves:
+        curve.sort(key=lambda row: row["align_share"])
+    main, *others = curves
+    for number, curve in enumerate(others):
+        accuracy_axes.plot(
+            [row["align_share"] for row in curve],
+            [row["linear"] for row in curve],
+            color="0.75",
+            lw=1,
+            marker=".",
+            label="linear, other alpha and t" if number == 0 else None,
+        )
+    share = [row["align_share"] for row in main]
+    for accuracy, title, colour in (("linear", "linear probe", 0), ("knn", "kNN", 1)):
+        accuracy_axes.plot(
+            share, [row[accuracy] for row in main], "o-", color=COLOURS[colour], label=title
+        )
+    first = main[0]
+    accuracy_axes.set(
+        xlabel="share of alignment in the weights",
+        ylabel="accuracy, test (%)",
+        title=f"accuracy (alpha = {first['alpha']:g}, t = {first['t']:g}, d = {first['dim']})",
+    )
+    accuracy_axes.legend(frameon=False, fontsize=8, loc="lower center")
+    geometry_axes.plot(
+        share, [row["alignment"] for row in main], "o-", color=COLOURS[2], label="alignment"
+    )
+    geometry_axes.plot(
+        share,
+        [np.exp(row["uniformity"]) for row in main],
+        "s-",
+        color=COLOURS[3],
+        label="exp(uniformity); 1 is collapse",
+    )
+    geometry_axes.set(
+        xlabel="share of alignment in the weights", title="geometry of the same encoders"
+    )
+    geometry_axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
+    """Spearman's coefficient of each metric with accuracy on the test split, with intervals.
+
+    Turned so that right means that the metric does its job.
+    """
+    from hsplugin.compare.sweep_report import METRICS
+
+    figure, axes = _figure(7.2, 4.0)
+    ax = axes[0, 0]
+    names = list(METRICS)
+    for offset, (accuracy, title) in enumerate((("linear", "linear probe"), ("knn", "kNN"))):
+        for place, metric in enumerate(names):
+            sign = METRICS[metric][1]
+            one = found[metric, accuracy, "spearman"]
+            low, high = sorted((sign * one.low, sign * one.high))
+            y = place + 0.16 * (2 * offset - 1)
+            ax.plot([low, high], [y, y], color=COLOURS[offset], lw=1.5)
+            ax.plot(
+                sign * one.value,
+                y,
+                "o",
+                color=COLOURS[offset],
+                label=title if place == 0 else None,
+            )
+    ax.axvline(0, color="0.6", lw=0.8)
+    ax.set_yticks(
+        range(len(names)),
+        [f"{METRICS[name][0]} {'↓' if METRICS[name][1] < 0 else '↑'}" for name in names],
+    )
+    ax.invert_yaxis()
+    ax.set(
+        xlim=(-1.02, 1.02),
+        xlabel="Spearman correlation with test accuracy in the hoped-for direction",
+    )
+    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure

@@ -1,0 +1,263 @@
+"""What a sweep leaves: sweep.csv, the rank correlations, and the pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hsplugin.compare.agreement import Estimate, dominance, estimate, kendall, spearman
+from hsplugin.compare.files import read_json, write_atomically, write_csv
+from hsplugin.compare.grid import align_share
+from hsplugin.compare.runs import finished, run_folder
+from hsplugin.compare.settings import RunSettings
+
+Row = dict[str, Any]
+
+FILES = (
+    "sweep.csv",
+    "agreement.md",
+    "agreement.csv",
+    "plane.png",
+    "weights.png",
+    "agreement.png",
+)
+
+# Column -> (heading, whether the literature hopes for less (-1) or more (+1) of it).
+METRICS = {
+    "align_plus_uniform": ("alignment + uniformity", -1),
+    "alignment": ("alignment", -1),
+    "uniformity": ("uniformity", -1),
+    "wasserstein_uniformity": ("Wasserstein uniformity", -1),
+    "rankme": ("RankMe", +1),
+    "effective_rank": ("effective rank", +1),
+    "nesum": ("NESum", +1),
+    "lidar": ("LiDAR", +1),
+    "tolerance": ("tolerance", +1),
+}
+ACCURACIES = {
+    "linear": "linear, test",
+    "knn": "kNN, test",
+    "validation_linear": "linear, validation",
+    "validation_knn": "kNN, validation",
+}
+STATISTICS = {"spearman": spearman, "kendall": kendall}
+
+
+def geometry(folder: Path) -> dict[str, float]:
+    """Metrics of the projections of a run's positive pairs; NaN where one is not defined.
+
+    Tolerance alone looks at labels.
+    """
+    import torch
+
+    from hsplugin.metrics import functional
+
+    pairs = torch.load(folder / "pairs.pt", weights_only=True)
+    a, b, labels = pairs["a"].float(), pairs["b"].float(), pairs["labels"]
+    measures = {
+        "wasserstein_uniformity": lambda: functional.wasserstein_uniformity(a),
+        "rankme": lambda: functional.rankme(a),
+        "effective_rank": lambda: functional.effective_rank(a),
+        "nesum": lambda: functional.nesum(a),
+        "lidar": lambda: functional.lidar(torch.stack([a, b], dim=1)),
+        "tolerance": lambda: functional.tolerance(a, labels),
+    }
+    values = {}
+    for name, measure in measures.items():
+        try:
+            values[name] = float(measure())
+        except (ValueError, RuntimeError):
+            values[name] = math.nan
+    return values
+
+
+def rows_of(out: Path, settings_list: Sequence[RunSettings]) -> list[Row]:
+    """One row for each finished encoder, in the order of the settings."""
+    rows = []
+    for settings in settings_list:
+        if not finished(out, settings):
+            continue
+        folder = run_folder(out, settings)
+        result = read_json(folder / "result.json")
+        options = result["options"]
+        row: Row = {
+            "run": folder.name,
+            "method": result["method"],
+            "seed": result["seed"],
+            "align_share": align_share(options),
+            "alpha": options.get("alpha"),
+            "t": options.get("t"),
+            "temperature": options.get("temperature"),
+            "dim": options["dim"],
+            "batch_size": result["batch_size"],
+            "lr": options["lr"],
+            "epochs": result["epochs"],
+            "alignment": result["alignment"],
+            "uniformity": result["uniformity"],
+            "uniformity_optimum": result["uniformity_optimum"],
+            "align_plus_uniform": result["alignment"] + result["uniformity"],
+            **geometry(folder),
+            **{name: result[name] for name in ACCURACIES},
+            "seconds": result["seconds"],
+            "data": result["data"],
+            "train_size": result["train_size"],
+            "backbone": result["backbone"],
+            "options": json.dumps(options, sort_keys=True),
+            "provenance": json.dumps(result["provenance"], sort_keys=True),
+        }
+        rows.append(row)
+    return rows
+
+
+def agreements(rows: Sequence[Row]) -> dict[tuple[str, str, str], Estimate]:
+    """Each statistic of each metric with each accuracy, under (metric, accuracy, statistic)."""
+    found = {}
+    for accuracy in ACCURACIES:
+        correct = [row[accuracy] for row in rows]
+        for metric in METRICS:
+            values = [row[metric] for row in rows]
+            for name, statistic in STATISTICS.items():
+                found[metric, accuracy, name] = estimate(statistic, values, correct)
+        found["lower_left", accuracy, "dominance"] = estimate(
+            dominance,
+            [row["alignment"] for row in rows],
+            [row["uniformity"] for row in rows],
+            correct,
+        )
+    return found
+
+
+def write(out: Path, settings_list: Sequence[RunSettings], command: Sequence[str]) -> str:
+    """Write all tables and pictures of a sweep from its finished encoders.
+
+    Args:
+        out: The sweep's folder.
+        settings_list: The encoders; others in the folder are left out.
+        command: The command line, for the record.
+
+    Returns:
+        The tables in Markdown.
+    """
+    rows = rows_of(out, settings_list)
+    if not rows:
+        return "no finished encoders"
+    write_csv(out / "sweep.csv", rows)
+    found = agreements(rows)
+    write_csv(
+        out / "agreement.csv",
+        [
+            {
+                "metric": metric,
+                "accuracy": accuracy,
+                "statistic": statistic,
+                "value": one.value,
+                "low": one.low,
+                "high": one.high,
+                "encoders": one.encoders,
+            }
+            for (metric, accuracy, statistic), one in found.items()
+        ],
+    )
+    text = tables(rows, found)
+    document = f"{_heading(rows, settings_list)}\n\n{text}\n\n{_record(rows, command)}\n"
+    write_atomically(out / "agreement.md", lambda partial: partial.write_text(document))
+
+    from hsplugin.compare import sweep_pictures
+
+    for name, picture in (
+        ("plane", sweep_pictures.plane(rows)),
+        ("weights", sweep_pictures.weights(rows)),
+        ("agreement", sweep_pictures.coefficients(found)),
+    ):
+        for suffix in ("png", "svg"):
+            write_atomically(out / f"{name}.{suffix}", picture.savefig)
+    return text
+
+
+def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> str:
+    """The best encoder of each method, then the coefficients, in Markdown."""
+    parts = [_best(rows)]
+    for statistic, title in (("spearman", "Spearman's rho"), ("kendall", "Kendall's tau-b")):
+        body = [[f"{title} with", "hoped for", *ACCURACIES.values()]]
+        for metric, (heading, sign) in METRICS.items():
+            cells = [str(found[metric, accuracy, statistic]) for accuracy in ACCURACIES]
+            body.append([heading, "-" if sign < 0 else "+", *cells])
+        parts.append(_markdown(body))
+    body = [["lower left wins", *ACCURACIES.values()]]
+    shares = [found["lower_left", accuracy, "dominance"] for accuracy in ACCURACIES]
+    body.append(["share of ordered pairs", *(str(share).replace("+", "") for share in shares)])
+    parts.append(_markdown(body))
+    return "\n\n".join(parts)
+
+
+def title(settings: RunSettings) -> str:
+    """An encoder's name while it is trained: what is not the default."""
+    default = RunSettings(method="")
+    given = {
+        name: getattr(settings, name)
+        for name in ("dim", "batch_size", "lr", "epochs")
+        if getattr(settings, name) != getattr(default, name)
+    }
+    given.update(settings.options)
+    return " ".join([settings.method, *(f"{name}={value}" for name, value in given.items())])
+
+
+def describe(row: Row) -> str:
+    """An encoder's hyper-parameters in a few words."""
+    named = [
+        f"{name} {row[name]:g}"
+        for name in ("align_share", "alpha", "t", "temperature", "dim", "batch_size", "lr")
+        if row[name] is not None
+    ]
+    return ", ".join([*named, f"{row['epochs']} epochs"])
+
+
+def _best(rows: Sequence[Row]) -> str:
+    body = [["best on validation (linear)", "encoders", "which", *ACCURACIES.values()]]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        best = max(own, key=lambda row: float(row["validation_linear"]))
+        body.append(
+            [method, str(len(own)), describe(best), *(f"{best[name]:.1f}" for name in ACCURACIES)]
+        )
+    return _markdown(body)
+
+
+def _markdown(body: Sequence[Sequence[str]]) -> str:
+    lines = [body[0], ["---"] * len(body[0]), *body[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _heading(rows: Sequence[Row], settings_list: Sequence[RunSettings]) -> str:
+    missing = len(settings_list) - len(rows)
+    count = f"{len(rows)} encoders" + (f" ({missing} more failed)" if missing else "")
+    return f"""# What foretells accuracy: {count} on {rows[0]["data"]}
+
+Metrics are of normalised projections of two views of each validation image (t = 2); accuracy is of
+the frozen backbone after the last epoch, in percent. Intervals: 95 %, bootstrap over encoders.
+*Hoped for*: the sign under which the metric would do its job. *Lower left wins*: of all pairs of
+encoders of which one is both better aligned and more uniform, the share in which it is also the
+more accurate one (0.5 is chance). Tolerance alone looks at labels."""
+
+
+def _record(rows: Sequence[Row], command: Sequence[str]) -> str:
+    facts = json.loads(rows[0]["provenance"])
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    size = rows[0]["train_size"] or "all"
+    seconds = sum(float(row["seconds"]) for row in rows)
+    return f"""- Encoders: backbone {rows[0]["backbone"]}, {size} training images,
+  seed {rows[0]["seed"]}; training took {seconds / 60:.0f} minutes in all (measuring not counted).
+- Command: `{shlex.join(command)}`
+- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
+  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
+- Versions: {versions}.
+
+![alignment-uniformity plane](plane.png)
+
+![accuracy over the weight ratio](weights.png)
+
+![rank correlations](agreement.png)"""
