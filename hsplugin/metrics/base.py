@@ -11,6 +11,8 @@ from torch.nn.functional import pad
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from hsplugin.plots import figure
+
 
 def gather_padded(state: Tensor, group: Any = None) -> list[Tensor]:
     """Gather a state from all ranks, filled up with zeros to one shape.
@@ -89,14 +91,10 @@ class GeometryMetric(Metric):
         Raises:
             ImportError: If matplotlib is missing.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError("plot() needs matplotlib: pip install 'hsplugin[measure]'") from error
         if val is None:
             val = self.compute()
         values = [float(v) for v in (val if isinstance(val, Sequence) else [val])]
-        ax = plt.subplots()[1] if ax is None else ax
+        ax = figure(1)[1][0] if ax is None else ax
         ax.plot(range(len(values)), values, marker="o", label=type(self).__name__)
         if len(values) == 1:
             ax.set_xticks([])

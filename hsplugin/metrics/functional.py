@@ -99,7 +99,8 @@ def wasserstein_uniformity(features: Tensor) -> Tensor:
         0.0
     """
     _check("features", features)
-    return spectrum.wasserstein_uniformity(spectrum.Moments.of(features))
+    moments = spectrum.Moments.of(features)
+    return spectrum.wasserstein_uniformity(moments.mean, spectrum.covariance_spectrum(moments))
 
 
 def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
@@ -158,7 +159,7 @@ def effective_rank(features: Tensor) -> Tensor:
         3.0
     """
     _check("features", features)
-    return spectrum.effective_rank(spectrum.Moments.of(features))
+    return spectrum.entropy_rank(_covariance_spectrum(features))
 
 
 def alpha_req(features: Tensor, fit_range: tuple[int, int] = (10, 100)) -> Tensor:
@@ -191,7 +192,7 @@ def alpha_req(features: Tensor, fit_range: tuple[int, int] = (10, 100)) -> Tenso
     """
     _check("features", features)
     fit_range = spectrum.check_fit_range(fit_range, features.shape[1])
-    return spectrum.alpha_req(spectrum.Moments.of(features), fit_range)
+    return spectrum.alpha_req(_covariance_spectrum(features), fit_range)
 
 
 def nesum(features: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ def nesum(features: Tensor) -> Tensor:
         3.0
     """
     _check("features", features)
-    return spectrum.nesum(spectrum.Moments.of(features))
+    return spectrum.nesum(_covariance_spectrum(features))
 
 
 def tolerance(features: Tensor, labels: Tensor, conditional: bool = False) -> Tensor:
@@ -356,6 +357,10 @@ def check_labels(labels: object, rows: int) -> None:
             f"labels must have shape ({rows},), one for each row of features, got "
             f"{tuple(labels.shape)}"
         )
+
+
+def _covariance_spectrum(features: Tensor) -> Tensor:
+    return spectrum.covariance_spectrum(spectrum.Moments.of(features))
 
 
 def _check(name: str, features: Tensor) -> None:

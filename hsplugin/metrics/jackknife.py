@@ -62,5 +62,11 @@ def jackknife_uniformity(
             for keep in kept
         ]
     )
-    spread = (without - without.mean()).square().sum()
-    return value, ((len(groups) - 1) / len(groups) * spread).sqrt()
+    return value, jackknife_error(without)
+
+
+def jackknife_error(without: Tensor) -> Tensor:
+    """Standard error of an estimate, from its values without each of G groups, (G, ...)."""
+    spread = (without - without.mean(dim=0)).square().sum(dim=0)
+    error: Tensor = ((len(without) - 1) / len(without) * spread).sqrt()
+    return error

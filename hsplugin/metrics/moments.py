@@ -103,7 +103,7 @@ class WassersteinUniformity(MomentMetric):
         self._normalize = normalize
 
     def _score(self, moments: Moments) -> Tensor:
-        return spectrum.wasserstein_uniformity(moments)
+        return spectrum.wasserstein_uniformity(moments.mean, spectrum.covariance_spectrum(moments))
 
 
 class RankMe(MomentMetric):
@@ -155,7 +155,7 @@ class EffectiveRank(MomentMetric):
     higher_is_better = True
 
     def _score(self, moments: Moments) -> Tensor:
-        return spectrum.effective_rank(moments)
+        return spectrum.entropy_rank(spectrum.covariance_spectrum(moments))
 
 
 class AlphaReQ(MomentMetric):
@@ -190,7 +190,7 @@ class AlphaReQ(MomentMetric):
             spectrum.check_fit_range(self.fit_range, len(moments.mean))
         except ValueError as error:
             self._refuse(str(error))
-        return spectrum.alpha_req(moments, self.fit_range)
+        return spectrum.alpha_req(spectrum.covariance_spectrum(moments), self.fit_range)
 
 
 class NESum(MomentMetric):
@@ -209,4 +209,4 @@ class NESum(MomentMetric):
     higher_is_better = True
 
     def _score(self, moments: Moments) -> Tensor:
-        return spectrum.nesum(moments)
+        return spectrum.nesum(spectrum.covariance_spectrum(moments))

@@ -95,33 +95,24 @@ def entropy_rank(weights: Tensor, epsilon: float = 0.0) -> Tensor:
     return torch.where(total > 0, torch.special.entr(p).sum().exp(), 0.0)
 
 
-def effective_rank(moments: Moments) -> Tensor:
-    """Entropy rank of the covariance's eigenvalues."""
-    return entropy_rank(covariance_spectrum(moments))
-
-
-def nesum(moments: Moments) -> Tensor:
+def nesum(spectrum: Tensor) -> Tensor:
     """Sum of the covariance's eigenvalues over the largest; zero without any variance."""
-    spectrum = covariance_spectrum(moments)
     total: Tensor = spectrum.sum() / torch.where(spectrum[0] > 0, spectrum[0], 1.0)
     return total
 
 
-def wasserstein_uniformity(moments: Moments) -> Tensor:
+def wasserstein_uniformity(mean: Tensor, spectrum: Tensor) -> Tensor:
     """Quadratic Wasserstein distance between Gaussian fits of the features and of the sphere."""
-    spectrum = covariance_spectrum(moments)
     dim = len(spectrum)
-    squared = (
-        moments.mean.square().sum() + 1 + spectrum.sum() - 2 / dim**0.5 * spectrum.sqrt().sum()
-    )
+    squared = mean.square().sum() + 1 + spectrum.sum() - 2 / dim**0.5 * spectrum.sqrt().sum()
     distance: Tensor = squared.clamp(min=0).sqrt()
     return distance
 
 
-def alpha_req(moments: Moments, fit_range: tuple[int, int]) -> Tensor:
+def alpha_req(spectrum: Tensor, fit_range: tuple[int, int]) -> Tensor:
     """Minus the least-squares slope of log eigenvalue over log index; NaN with too few of them."""
     first, last = fit_range
-    spectrum = covariance_spectrum(moments)[first - 1 : last]
+    spectrum = spectrum[first - 1 : last]
     spectrum = spectrum[spectrum > 0]
     if len(spectrum) < 2:
         return spectrum.new_tensor(float("nan"))

@@ -1,7 +1,6 @@
 import copy
 import pickle
 
-import matplotlib
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +10,6 @@ from torchmetrics import MetricCollection
 from hsplugin import metrics, uniformity_optimum
 from hsplugin.losses import normalize
 from hsplugin.metrics import functional
-
-matplotlib.use("Agg")
 
 LABELS = torch.arange(40) % 5
 FEATURES = torch.randn(40, 6, generator=torch.Generator().manual_seed(3)) + 0.4
@@ -174,7 +171,7 @@ def test_plot_draws_one_value_and_several(name):
     assert axes.lines[0].get_ydata()[0] == pytest.approx(metric.compute().item())
     metric.plot([metric.compute(), metric.compute()], ax=axes)
     assert len(axes.lines[1].get_ydata()) == 2
-    matplotlib.pyplot.close(figure)
+    assert axes.get_figure() is figure
 
 
 @pytest.mark.parametrize("name", CASES)
