@@ -62,11 +62,17 @@ def jackknife_uniformity(
             for keep in kept
         ]
     )
-    return value, jackknife_error(without)
+    return value, jackknife(value, without)[1]
 
 
-def jackknife_error(without: Tensor) -> Tensor:
-    """Standard error of an estimate, from its values without each of G groups, (G, ...)."""
-    spread = (without - without.mean(dim=0)).square().sum(dim=0)
-    error: Tensor = ((len(without) - 1) / len(without) * spread).sqrt()
-    return error
+def jackknife(value: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
+    """An estimate with its bias of order 1/N taken out, and its standard error.
+
+    Args:
+        value: The estimate from all rows, a scalar.
+        without: The estimates without each of G groups of rows, shape (G,).
+    """
+    groups = len(without)
+    unbiased = groups * value - (groups - 1) * without.mean()
+    error: Tensor = ((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt()
+    return unbiased, error

@@ -132,7 +132,7 @@ class Uniformity(GeometryMetric):
                 f"features have dimension {x.shape[1]}, but {self.features.shape[1]} in earlier "
                 f"calls; call reset() before measuring another representation"
             )
-        keys = _row_keys(self.seed, _rank(), self.rows, len(x))
+        keys = row_keys(self.seed, _rank(), self.rows, len(x))
         if labels is None:
             labels = torch.full_like(keys, _NO_LABEL)
         self._count(features)
@@ -196,7 +196,7 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def _row_keys(seed: int, rank: int, first: Tensor, count: int) -> Tensor:
+def row_keys(seed: int, rank: int, first: Tensor, count: int) -> Tensor:
     """Numbers in [-2^62, -1] for rows first, first + 1, ...: the splitmix64 hash of their place."""
     place = first + torch.arange(count, device=first.device)
     stream = _mixed(torch.full_like(place, _signed(rank * _GOLDEN + seed)))

@@ -1,0 +1,509 @@
+import io
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from hsplugin.cli import main
+from hsplugin.measure import geometry
+from hsplugin.measure.files import Array
+from tests.metrics import definitions
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(120, 14)).astype(np.float32) + 0.3
+Y = X + 0.2 * RANDOM.normal(size=X.shape).astype(np.float32)
+LABELS = np.arange(120) % 3
+
+
+def save_npy(folder):
+    np.save(folder / "x.npy", X)
+    np.save(folder / "y.npy", np.asfortranarray(Y))
+    np.save(folder / "l.npy", LABELS)
+    return ["x.npy", "--positive", "y.npy", "--labels", "l.npy"]
+
+
+def save_npz(folder, save=np.savez):
+    save(folder / "x.npz", x=X, y=Y, label=LABELS)
+    return ["x.npz", "--key", "x", "--positive-key", "y", "--label-key", "label"]
+
+
+def save_packed_npz(folder):
+    return save_npz(folder, np.savez_compressed)
+
+
+def save_pt(folder):
+    tensors = {"x": torch.from_numpy(X), "y": torch.from_numpy(Y), "label": torch.tensor(LABELS)}
+    torch.save(tensors, folder / "x.pt")
+    return ["x.pt", "--positive-key", "y", "--label-key", "label"]
+
+
+def save_old_pt(folder):
+    content = torch.from_numpy(X)
+    torch.save(content, folder / "x.pt", _use_new_zipfile_serialization=False)
+    save_npy(folder)
+    return ["x.pt", "--positive", "y.npy", "--labels", "l.npy"]
+
+
+def save_safetensors(folder):
+    content = {"x": torch.from_numpy(X), "y": torch.from_numpy(Y), "label": torch.tensor(LABELS)}
+    safetensors.torch.save_file(content, folder / "x.safetensors")
+    return ["x.safetensors", "--positive-key", "y", "--label-key", "label"]
+
+
+def frame():
+    columns = {f"a{i}": X[:, i] for i in range(14)} | {f"b{i}": Y[:, i] for i in range(14)}
+    return pd.DataFrame(columns | {"class": [f"kind {label}" for label in LABELS]})
+
+
+def save_csv(folder):
+    frame().to_csv(folder / "x.csv", index=False)
+    return ["x.csv", "--positive-key", "b*", "--label-key", "class"]
+
+
+def save_csv_without_names(folder):
+    save_npy(folder)
+    np.savetxt(folder / "x.csv", X, delimiter=",")
+    return ["x.csv", "--positive", "y.npy", "--labels", "l.npy"]
+
+
+def save_parquet(folder):
+    frame().to_parquet(folder / "x.parquet", row_group_size=50)
+    return ["x.parquet", "--key", "a*", "--positive-key", "b*", "--label-key", "class"]
+
+
+def save_parquet_of_vectors(folder):
+    table = pd.DataFrame({"x": list(X), "y": list(Y), "class": LABELS})
+    table.to_parquet(folder / "x.parquet", row_group_size=50)
+    return ["x.parquet", "--positive-key", "y", "--label-key", "class"]
+
+
+SAVERS = [
+    save_npy,
+    save_npz,
+    save_packed_npz,
+    save_pt,
+    save_old_pt,
+    save_safetensors,
+    save_csv,
+    save_csv_without_names,
+    save_parquet,
+    save_parquet_of_vectors,
+]
+
+
+def measured(folder, *arguments):
+    assert main(["measure", *arguments, "--json", str(folder / "out.json")]) == 0
+    return json.loads((folder / "out.json").read_text())["files"]
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**25, 14 * 8 * 16])
+@pytest.mark.parametrize("save", SAVERS)
+def test_every_kind_of_file_gives_the_defined_values(save, chunk_bytes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(geometry, "CHUNK_BYTES", chunk_bytes)
+    (file,) = measured(tmp_path, *save(tmp_path), "--fit-range", "2", "10")
+    assert (file["rows"], file["dim"]) == (120, 14)
+    unit_x, unit_y = definitions.unit(X), definitions.unit(Y)
+    expected = {
+        "alignment": definitions.alignment(unit_x, unit_y),
+        "uniformity": definitions.uniformity(unit_x),
+        "wasserstein_uniformity": definitions.wasserstein_uniformity(unit_x),
+        "rankme": definitions.rankme(X),
+        "effective_rank": definitions.effective_rank(X),
+        "alpha_req": definitions.alpha_req(X, 2, 10),
+        "nesum": definitions.nesum(X),
+        "lidar": definitions.lidar(np.stack([X, Y], axis=1)),
+        "tolerance": definitions.tolerance(unit_x, LABELS),
+        "tolerance_conditional": definitions.tolerance(unit_x, LABELS, conditional=True),
+    }
+    values = {name: metric["value"] for name, metric in file["metrics"].items()}
+    assert values == pytest.approx(expected, rel=2e-5)
+    for name, metric in file["metrics"].items():
+        low, high = metric["interval"]
+        assert low < high, name
+    classes = file["uniformity"]["per_class"]
+    first = next(iter(classes))
+    assert first in ("0", "kind 0")
+    assert classes[first] == pytest.approx(definitions.uniformity(unit_x[LABELS == 0]), rel=1e-5)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    deviations = np.arange(1, 13) ** -0.5
+
+    def population(rows):
+        return RANDOM.normal(size=(rows, 12)) * deviations + 0.3
+
+    truth = geometry_of(population(500_000), intervals=False, fit_range=(1, 12)).metrics
+    covered = dict.fromkeys(truth, 0)
+    for _ in range(60):
+        metrics = geometry_of(population(600), fit_range=(1, 12), max_samples=600).metrics
+        for name in covered:
+            low, high = metrics[name].interval
+            covered[name] += low <= truth[name].value <= high
+    # 57 are expected; below 50 are found once in a thousand times.
+    assert min(covered.values()) >= 50, covered
+
+
+def geometry_of(x, **options):
+    array = Array(
+        "x", len(x), x.shape[1:], lambda rows: iter(np.split(x, range(rows, len(x), rows)))
+    )
+    return geometry.measure(array, None, None, geometry.Options(**options))
+
+
+def test_uniformity_of_more_rows_than_the_sample_names_the_sample(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_npy(tmp_path)
+    (file,) = measured(tmp_path, "x.npy", "--max-samples", "60")
+    assert file["uniformity"]["kept"] == 60
+    low, high = file["metrics"]["uniformity"]["interval"]
+    assert low < definitions.uniformity(definitions.unit(X)) < high
+    printed = capsys.readouterr().out
+    assert "from a sample of 60" in printed
+    assert "attainable" in printed
+
+
+def test_without_intervals_and_normalisation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_npy(tmp_path)
+    arguments = ["x.npy", "--no-intervals", "--no-normalize", "--t", "0.1"]
+    (file,) = measured(tmp_path, *arguments)
+    assert file["metrics"]["uniformity"]["interval"] is None
+    expected = definitions.uniformity(X, 0.1)
+    assert file["metrics"]["uniformity"]["value"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_picture_of_several_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_npy(tmp_path)
+    np.save("plane.npy", X[:, :2])
+    np.save("other.npy", Y[:, :2])
+    arguments = ["x.npy", "plane.npy", "--positive", "y.npy", "--positive", "other.npy"]
+    assert main(["measure", *arguments, "--labels", "l.npy", "--picture", "p.png"]) == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def npy_with_header(header):
+    text = (repr(header) + "\n").encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def spoilt(make):
+    """Files that must be refused, each with what the message says."""
+    return pytest.param(make, id=make.__name__)
+
+
+def empty(folder):
+    (folder / "bad.npy").touch()
+    return ["bad.npy"], "is empty"
+
+
+def missing(folder):
+    return ["bad.npy"], "no such file"
+
+
+def directory(folder):
+    (folder / "bad.npy").mkdir()
+    return ["bad.npy"], "no such file"
+
+
+def of_unknown_kind(folder):
+    (folder / "bad.doc").write_text("x")
+    return ["bad.doc"], "unknown kind of file '.doc'"
+
+
+def garbage_npy(folder):
+    (folder / "bad.npy").write_bytes(b"nothing of the kind")
+    return ["bad.npy"], "cannot be read"
+
+
+def truncated_npy(folder):
+    whole = io.BytesIO()
+    np.save(whole, X)
+    (folder / "bad.npy").write_bytes(whole.getvalue()[:-5])
+    return ["bad.npy"], "its header claims shape (120, 14)"
+
+
+def absurd_npy(folder):
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 10**6)}
+    (folder / "bad.npy").write_bytes(npy_with_header(header))
+    return ["bad.npy"], "its header claims shape"
+
+
+def negative_npy(folder):
+    header = {"descr": "<f4", "fortran_order": False, "shape": (-1, 4)}
+    (folder / "bad.npy").write_bytes(npy_with_header(header) + bytes(64))
+    return ["bad.npy"], "has shape (-1, 4)"
+
+
+def objects_npy(folder):
+    np.save(folder / "bad.npy", np.array([Touch(folder / "touched")], dtype=object))
+    return ["bad.npy"], "not real numbers"
+
+
+def complex_npy(folder):
+    np.save(folder / "bad.npy", X.astype(complex))
+    return ["bad.npy"], "not real numbers"
+
+
+def one_dimensional(folder):
+    np.save(folder / "bad.npy", X[:, 0])
+    return ["bad.npy"], "need shape (rows, dimensions), this has (120,)"
+
+
+def three_dimensional(folder):
+    np.save(folder / "bad.npy", X.reshape(60, 2, 14))
+    return ["bad.npy"], "this has (60, 2, 14)"
+
+
+def without_rows(folder):
+    np.save(folder / "bad.npy", X[:0])
+    return ["bad.npy"], "is empty, its shape is (0, 14)"
+
+
+def one_row(folder):
+    np.save(folder / "bad.npy", X[:1])
+    return ["bad.npy"], "has 1 row"
+
+
+def with_nan(folder):
+    x = X.copy()
+    x[77, 3] = np.nan
+    np.save(folder / "bad.npy", x)
+    return ["bad.npy"], "row 77 (counted from 0) holds NaN"
+
+
+def text_features(folder):
+    np.save(folder / "bad.npy", np.full((4, 3), "word"))
+    return ["bad.npy"], "features are real numbers"
+
+
+def bomb_npz(folder):
+    with zipfile.ZipFile(folder / "bad.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (2**21, 16)}
+        archive.writestr("x.npy", npy_with_header(header) + bytes(2**27))
+    return ["bad.npz"], "times as many, which embeddings do not"
+
+
+def lying_npz(folder):
+    with zipfile.ZipFile(folder / "bad.npz", "w") as archive:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 16)}
+        archive.writestr("x.npy", npy_with_header(header) + bytes(64))
+    return ["bad.npz"], "its header claims shape"
+
+
+def broken_npz(folder):
+    save_npz(folder)
+    content = bytearray((folder / "x.npz").read_bytes())
+    content[3000] ^= 255
+    (folder / "bad.npz").write_bytes(content)
+    return ["bad.npz", "--key", "x"], "Bad CRC-32"
+
+
+def no_zip(folder):
+    (folder / "bad.npz").write_bytes(b"PK but no more")
+    return ["bad.npz"], "cannot be read"
+
+
+def ambiguous_npz(folder):
+    save_npz(folder)
+    (folder / "x.npz").rename(folder / "bad.npz")
+    return ["bad.npz"], "say which are the features (--key)"
+
+
+def unknown_key(folder):
+    save_npz(folder)
+    (folder / "x.npz").rename(folder / "bad.npz")
+    return ["bad.npz", "--key", "lable"], "did you mean label?"
+
+
+def pickle_pt(folder):
+    torch.save({"x": Touch(folder / "touched")}, folder / "bad.pt")
+    return ["bad.pt"], "objects other than tensors"
+
+
+def bare_pickle_pt(folder):
+    (folder / "bad.pt").write_bytes(pickle.dumps(Touch(folder / "touched")))
+    return ["bad.pt"], "bad.pt: "
+
+
+def packed_pt(folder):
+    torch.save(torch.zeros(2**20, 4), folder / "plain.pt")
+    with (
+        zipfile.ZipFile(folder / "plain.pt") as plain,
+        zipfile.ZipFile(folder / "bad.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    return ["bad.pt"], "is a packed archive"
+
+
+def expanded_pt(folder):
+    torch.save(torch.zeros(1, 1).expand(10**9, 512), folder / "bad.pt")
+    return ["bad.pt"], "over 4 bytes"
+
+
+def sparse_pt(folder):
+    torch.save(torch.eye(4).to_sparse(), folder / "bad.pt")
+    return ["bad.pt"], "is sparse"
+
+
+def garbage_safetensors(folder):
+    (folder / "bad.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    return ["bad.safetensors"], "cannot be read"
+
+
+def lying_safetensors(folder):
+    text = json.dumps({"x": {"dtype": "F32", "shape": [10**9, 64], "data_offsets": [0, 16]}})
+    content = struct.pack("<Q", len(text)) + text.encode() + bytes(16)
+    (folder / "bad.safetensors").write_bytes(content)
+    return ["bad.safetensors"], "cannot be read"
+
+
+def csv_of_words(folder):
+    (folder / "bad.csv").write_text("name,word\na,b\nc,d\n")
+    return ["bad.csv"], "no column of numbers"
+
+
+def csv_with_a_gap(folder):
+    (folder / "bad.csv").write_text("a,b\n1,2\n3,\n5,6\n")
+    return ["bad.csv"], "row 1 (counted from 0) holds NaN, infinite or missing"
+
+
+def csv_with_a_late_word(folder):
+    (folder / "bad.csv").write_text("a,b\n" + "1,2\n" * 200 + "3,word\n")
+    return ["bad.csv"], "cannot be read"
+
+
+def csv_of_names_only(folder):
+    (folder / "bad.csv").write_text("a,b\n")
+    return ["bad.csv"], "no rows"
+
+
+def binary_csv(folder):
+    (folder / "bad.csv").write_bytes(bytes(range(128, 256)) * 50)
+    return ["bad.csv"], "cannot be read"
+
+
+def ragged_parquet(folder):
+    pd.DataFrame({"x": [[1.0, 2.0], [3.0]]}).to_parquet(folder / "bad.parquet")
+    return ["bad.parquet"], "not all of one length"
+
+
+def garbage_parquet(folder):
+    (folder / "bad.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    return ["bad.parquet"], "cannot be read"
+
+
+def fewer_positives(folder):
+    np.save(folder / "bad.npy", X)
+    np.save(folder / "y.npy", Y[:90])
+    return ["bad.npy", "--positive", "y.npy"], "y.npy: has 90 rows, but bad.npy has 120"
+
+
+def fewer_csv_positives(folder):
+    np.savetxt(folder / "bad.csv", X, delimiter=",")
+    np.savetxt(folder / "y.csv", Y[:90], delimiter=",")
+    return ["bad.csv", "--positive", "y.csv"], "y.csv: has 90 rows, but bad.csv has 120"
+
+
+def other_dimension(folder):
+    np.save(folder / "bad.npy", X)
+    np.save(folder / "y.npy", Y[:, :9])
+    return ["bad.npy", "--positive", "y.npy"], "y.npy: has 9 dimensions, but bad.npy has 14"
+
+
+def fewer_labels(folder):
+    np.save(folder / "bad.npy", X)
+    np.save(folder / "l.npy", LABELS[:7])
+    return ["bad.npy", "--labels", "l.npy"], "l.npy: has 7 rows, but bad.npy has 120"
+
+
+def matrix_of_labels(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "--labels", "bad.npy"], "need shape (rows,)"
+
+
+def positives_for_some(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "bad.npy", "--positive", "bad.npy"], "given 1 times for 2 files"
+
+
+def bad_t(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "--t", "0"], "--t must be above 0"
+
+
+def bad_fit_range(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "--fit-range", "20", "30"], "fit_range=(20, 30) holds fewer than two"
+
+
+def bad_device(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "--device", "toaster"], "--device toaster"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoilt(make)
+        for make in list(globals().values())
+        if getattr(make, "__code__", None) is not None
+        and make.__code__.co_varnames[:1] == ("folder",)
+        and not make.__name__.startswith(("save", "measured"))
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(spoil, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = spoil(tmp_path)
+    assert main(["measure", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert error.startswith("hsplugin measure: ")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.slow
+def test_a_file_larger_than_the_memory_allowed_is_streamed(tmp_path):
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 100)}
+    block = RANDOM.normal(size=(10**5, 100)).astype(np.float32).tobytes()
+    with (tmp_path / "large.npy").open("wb") as file:
+        file.write(npy_with_header(header))
+        for _ in range(10):
+            file.write(block)
+    script = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from hsplugin.cli import main
+import hsplugin.measure.geometry, hsplugin.measure.report
+lines = dict(line.split(":") for line in open("/proc/self/status"))
+allowed = int(lines["VmData"].split()[0]) * 1024 + 300 * 10**6
+resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+try:
+    torch.ones(10**8)
+except RuntimeError:
+    sys.exit(main(["measure", sys.argv[1], "--max-samples", "500"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "large.npy")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1000000 rows, 100 dimensions" in done.stdout
