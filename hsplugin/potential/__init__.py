@@ -82,9 +82,14 @@ def log_mean_potential(
             "include_self=True needs the pairs within x; it contradicts intra_batch=False"
         )
     need_gradient = x.requires_grad and torch.is_grad_enabled()
-    value: Tensor = _operator(
-        x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
-    )[0]
+    arguments = (queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient)
+    value: Tensor
+    if _is_traced(x):
+        value = _operator(x, *arguments)[0]
+    elif need_gradient:
+        value = _Potential.apply(x, arguments)
+    else:
+        value = _value_and_gradient(x, *arguments)[0]
     return value
 
 
@@ -122,14 +127,7 @@ def _engine(backend: str, x: Tensor) -> ModuleType:
     )
 
 
-# The schemas stand written out because torch 2.4 cannot read them from postponed annotations.
-@torch.library.custom_op(
-    "hsplugin::log_mean_potential",
-    mutates_args=(),
-    schema="(Tensor x, Tensor? queue, float t, bool intra_batch, bool include_self, "
-    "bool gather_distributed, str backend, bool need_gradient) -> (Tensor, Tensor)",
-)
-def _operator(
+def _value_and_gradient(
     x: Tensor,
     queue: Tensor | None,
     t: float,
@@ -142,51 +140,90 @@ def _operator(
     """The value, and its gradient by x (empty unless needed), in one pass over the pairs."""
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
-            return _operator(
+            return _value_and_gradient(
                 x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
             )
     engine = _engine(backend, x)
-    rows = x.detach().contiguous()
+    rows = x.contiguous()
     columns, own_offset, ranks = rows, 0, 1
     if gather_distributed:
         columns, own_offset = distributed.gather_rows(rows)
         ranks = distributed.world_size()
     n, n_all = len(rows), len(columns)
-    # Logarithms of this rank's sums, in which each unordered pair counts once, with their pulls.
-    log_sums: list[Tensor] = []
-    pulls: list[tuple[Tensor, Tensor]] = []
+    # How much each pair of a sum counts, the logarithm of this rank's sum, and its pull.
+    terms: list[tuple[float, Tensor, Tensor | None]] = []
     count = 0.0
     if intra_batch and n_all > 1:
-        log_sum, pull = engine.accumulate(
+        # Over ordered pairs the sum is twice as large; so is the gradient over a row's share.
+        ordered = engine.accumulate(
             rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
         )
-        # Over ordered pairs the sum is twice as large; so is the gradient over a row's share.
-        log_sums.append(log_sum - math.log(2))
-        if pull is not None:
-            pulls.append((log_sum, pull))
+        terms.append((0.5, *ordered))
         count += n_all * (n_all - 1) / 2
     if include_self:
         # A row's pair with itself weighs one and has no gradient, but NaN must not be lost in it.
-        log_sums.append(math.log(n / 2) + 0 * rows.sum(dtype=torch.float64))
+        terms.append((0.5, math.log(n) + 0 * rows.sum(dtype=torch.float64), None))
         count += n_all / 2
     if queue is not None:
-        log_sum, pull = engine.accumulate(
+        across = engine.accumulate(
             rows, queue.contiguous(), t, own_offset=None, need_gradient=need_gradient
         )
-        log_sums.append(log_sum)
-        if pull is not None:
-            pulls.append((log_sum, pull))
+        terms.append((1.0, *across))
         count += n_all * len(queue)
-    if not log_sums:
+    if not terms:
         raise ValueError("x has 1 row over all ranks but a pair takes two; use a larger batch")
-    log_total = log_sums[0] if len(log_sums) == 1 else torch.stack(log_sums).logsumexp(0)
+    dtype = computing_dtype(x.dtype)
+    if len(terms) == 1 and ranks == 1:  # the usual case, which a small batch would feel
+        share, log_sum, pull = terms[0]
+        value = log_sum.add_(math.log(share / count)).to(dtype)
+        if not need_gradient:
+            return value, rows.new_empty(0, dtype=dtype)
+        return value, rows.new_zeros(rows.shape) if pull is None else pull.mul_(2 * t / share)
+    log_total = torch.stack([log_sum + math.log(share) for share, log_sum, _ in terms]).logsumexp(0)
     if gather_distributed:
         log_total = distributed.add_in_log_space(log_total)
-    dtype = computing_dtype(x.dtype)
     gradient = rows.new_zeros(rows.shape if need_gradient else 0, dtype=dtype)
-    for log_sum, pull in pulls:
-        gradient.addcmul_(pull, ((log_sum - log_total).exp() * (2 * t * ranks)).to(dtype))
+    for _, log_sum, pull in terms:
+        if pull is not None:
+            gradient.addcmul_(pull, ((log_sum - log_total).exp() * (2 * t * ranks)).to(dtype))
     return (log_total - math.log(count)).to(dtype), gradient
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether something other than plain eager execution looks on, and needs an operator to see.
+
+    In eager execution the operator would cost as much as all of a small batch's arithmetic.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+class _Potential(torch.autograd.Function):
+    """The operator in eager execution."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+        value, gradient = _value_and_gradient(x, *arguments)
+        ctx.save_for_backward(x, gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return _gradient_by_x(ctx, upstream), None
+
+
+# The schemas stand written out because torch 2.4 cannot read them from postponed annotations.
+_operator = torch.library.custom_op(
+    "hsplugin::log_mean_potential",
+    _value_and_gradient,
+    mutates_args=(),
+    schema="(Tensor x, Tensor? queue, float t, bool intra_batch, bool include_self, "
+    "bool gather_distributed, str backend, bool need_gradient) -> (Tensor, Tensor)",
+)
 
 
 @_operator.register_fake
@@ -236,14 +273,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(inputs[0], output[1])
 
 
-def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _gradient_by_x(ctx: Any, upstream: Tensor) -> Tensor:
     x, gradient = ctx.saved_tensors
-    if upstream is None:
-        by_x = None
-    elif torch.is_grad_enabled():
-        by_x = _scale_gradient(gradient, upstream, x)
-    else:
-        by_x = (gradient * upstream).to(x.dtype)
+    if torch.is_grad_enabled():  # someone wants to differentiate again, and has to be told
+        by_x: Tensor = _scale_gradient(gradient, upstream, x)
+        return by_x
+    return (gradient * upstream).to(x.dtype)
+
+
+def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    by_x = None if upstream is None else _gradient_by_x(ctx, upstream)
     return by_x, None, None, None, None, None, None, None
 
 

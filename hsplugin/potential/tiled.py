@@ -2,104 +2,196 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hsplugin.checks import computing_dtype
 
-# Rows of a tile: large enough for matrix products at full speed, small enough that a tile stays
-# in cache between its product, its exponential and the products with it.
-TILE = 1024
+# What a tile may take: on a CPU it should stay in the cache between its product, its exponential
+# and the products with it; elsewhere its work should outweigh the launching of it.
+CPU_TILE_BYTES_PER_THREAD = 3 * 2**19
+DEVICE_TILE_BYTES = 2**26
 # Sums of exponentials down to these exponents lose nothing to underflow.
 SMALLEST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
+# Multiplications in a product from which oneDNN makes up for its longer preparation.
+ONEDNN_WORK = 2**22
+# Rows of a self set up to which the number of calls decides, rather than the arithmetic.
+FEW_ROWS = 128
 
 
 def accumulate(
     rows: Tensor, columns: Tensor, t: float, *, own_offset: int | None, need_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Sum the weights of all pairs; see :func:`hsplugin.potential.reference.accumulate`.
+    r"""Sum the weights of all pairs; see :func:`hsplugin.potential.reference.accumulate`.
 
-    Features are centred first: distances stay as they are, while the products that they are
-    computed from get no larger than they need be, which is what their rounding depends on.
+    With u the features less their mean, times the root of 2t, the exponent of a pair is
+    :math:`u_i \cdot u_j - \|u_i\|^2 / 2 - \|u_j\|^2 / 2`. Taking the mean off leaves distances as
+    they are, while the products that they are computed from get no larger than need be, which is
+    what their rounding depends on. In the self set, a tile off the diagonal serves its rows and,
+    transposed, its columns.
     """
     dtype = computing_dtype(rows.dtype)
     symmetric = own_offset == 0 and rows is columns
+    if symmetric and 2 <= len(rows) <= FEW_ROWS and rows.is_cpu:
+        of_few = _accumulate_few(rows.to(dtype), t, need_gradient)
+        if of_few is not None:
+            return of_few
+    scale = math.sqrt(2 * t)
     c = columns.to(dtype)
     centre = c.mean(dim=0)
-    c = c - centre
-    r = c if symmetric else rows.to(dtype) - centre
-    c_bias = c.square().sum(dim=1).mul_(-t)
-    r_bias = c_bias if symmetric else r.square().sum(dim=1).mul_(-t)
-    tiles = _Tiles(r, c, r_bias, c_bias, t, own_offset, symmetric)
+    c = c.sub(centre).mul_(scale)
+    r = c if symmetric else rows.to(dtype).sub(centre).mul_(scale)
+    tiles = _Tiles(r, c, own_offset, symmetric)
+    shift = tiles.shift()
 
-    shift: Tensor | float = 0.0
-    # A GPU is not asked for the range of its exponents, for the host would have to wait.
-    if r.device.type != "cpu" or not _lower_bound(r_bias, c_bias) > SMALLEST_EXPONENT[dtype]:
-        shift = tiles.largest_exponent()
-        tiles.r_bias = r_bias - shift
-
-    sums = torch.zeros(len(r), 1, dtype=dtype, device=r.device)
-    pull = torch.zeros_like(r) if need_gradient else None
-    for i, j, exponents in tiles:
-        w = exponents.exp_()
-        mirrored = symmetric and i != j
-        sums[i] += w.sum(dim=1, keepdim=True)
-        if mirrored:
-            sums[j] += w.sum(dim=0).unsqueeze(1)
+    sums: list[Any] = [None] * len(tiles.rows)
+    mirrored_pulls: list[Tensor | None] = [None] * len(tiles.rows)  # (d, rows), from tiles above
+    pulls = []
+    for i, r_i in enumerate(tiles.rows):
+        mirrored = mirrored_pulls[i]
+        pull = None if mirrored is None else mirrored.T.contiguous()
+        mirrored_pulls[i] = None
+        r_i_t = r_i.T.contiguous() if need_gradient and tiles.mirrored(i, i + 1) else r_i.T
+        for j in tiles.columns_beside(i):
+            w = tiles.exponents(i, j).exp_()
+            sums[i] = _plus(sums[i], w.sum(dim=1))
+            if need_gradient:
+                pull = _product(w, tiles.columns[j].T, pull)
+            if tiles.mirrored(i, j):
+                sums[j] = _plus(sums[j], w.sum(dim=0))
+                if need_gradient:
+                    mirrored_pulls[j] = _product(r_i_t, w.T, mirrored_pulls[j])
         if pull is not None:
-            pull[i].addmm_(w, c[j])
-            if mirrored:
-                pull[j].addmm_(w.T, r[i])
-    total = sums.sum(dtype=torch.float64)
-    if pull is not None:
-        pull.addcmul_(sums, r, value=-1).div_(total.to(dtype))
-    return total.log() + shift, pull
+            pulls.append(pull.addcmul_(sums[i].unsqueeze(1), r_i, value=-1))
+    total = _joined(sums).sum(dtype=torch.float64)
+    log_sum = total.log() if shift is None else total.log() + shift
+    return log_sum, _joined(pulls).div_((total * scale).to(dtype)) if need_gradient else None
 
 
-def _lower_bound(r_bias: Tensor, c_bias: Tensor) -> float:
-    """A bound of every exponent: points are at most twice their radius apart."""
-    return 4 * float(torch.minimum(r_bias.min(), c_bias.min()))
+def _accumulate_few(
+    r: Tensor, t: float, need_gradient: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    """The self set by its distances, in the fewest calls; None where weights could underflow."""
+    exponents = torch.pdist(r).square_().mul_(-t)
+    if not float(exponents.min()) > SMALLEST_EXPONENT[r.dtype]:  # or are NaN
+        return None
+    w = exponents.exp_()
+    total = 2 * float(w.sum(dtype=torch.float64))
+    log_sum = torch.scalar_tensor(math.log(total), dtype=torch.float64)
+    if not need_gradient:
+        return log_sum, None
+    n = len(r)
+    w = w.index_select(0, _pair_of_each_entry(n)).view(n, n).fill_diagonal_(0)
+    w.diagonal().sub_(w.sum(dim=1))  # so that the product takes off each row times its sum, too
+    return log_sum, torch.mm(w, r).mul_(1 / total)
+
+
+@functools.lru_cache(maxsize=16)
+def _pair_of_each_entry(n: int) -> Tensor:
+    """Where in the order of torch.pdist the pair of each entry of an n x n matrix is."""
+    i, j = torch.triu_indices(n, n, offset=1)
+    pairs = torch.zeros(n, n, dtype=torch.int64)
+    pairs[i, j] = pairs[j, i] = torch.arange(len(i))
+    return pairs.flatten()
 
 
 class _Tiles:
-    """Iterates over (rows, columns, exponents) of the tiles; exponents live in one buffer."""
+    """The exponents of all pairs, block of rows by block of columns."""
 
-    def __init__(
-        self,
-        r: Tensor,
-        c: Tensor,
-        r_bias: Tensor,
-        c_bias: Tensor,
-        t: float,
-        own_offset: int | None,
-        symmetric: bool,
-    ) -> None:
-        self.r, self.c, self.r_bias, self.c_bias = r, c, r_bias, c_bias
-        self.t, self.own_offset, self.symmetric = t, own_offset, symmetric
-        self.buffer = r.new_empty(min(TILE, len(r)) * min(TILE, len(c)))
+    def __init__(self, r: Tensor, c: Tensor, own_offset: int | None, symmetric: bool) -> None:
+        self.own_offset, self.symmetric = own_offset, symmetric
+        self.row_step, self.column_step = _tile_shape(r, c, symmetric)
+        c_bias = c.square().sum(dim=1).mul_(-0.5)
+        r_bias = c_bias if symmetric else r.square().sum(dim=1).mul_(-0.5)
+        self.rows, self.row_bias = r.split(self.row_step), r_bias.split(self.row_step)
+        self.columns, self.column_bias = self.rows, self.row_bias
+        if not symmetric:
+            self.columns, self.column_bias = (
+                c.split(self.column_step),
+                c_bias.split(self.column_step),
+            )
+        self._biases = (c_bias,) if symmetric else (r_bias, c_bias)
 
-    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        for i_start in range(0, len(self.r), TILE):
-            i = slice(i_start, min(i_start + TILE, len(self.r)))
-            for j_start in range(i_start if self.symmetric else 0, len(self.c), TILE):
-                j = slice(j_start, min(j_start + TILE, len(self.c)))
-                yield i, j, self._exponents(i, j)
+    def columns_beside(self, i: int) -> range:
+        return range(i if self.symmetric else 0, len(self.columns))
 
-    def _exponents(self, i: slice, j: slice) -> Tensor:
-        shape = (i.stop - i.start, j.stop - j.start)
-        tile = self.buffer[: shape[0] * shape[1]].view(shape)
-        torch.addmm(self.c_bias[j], self.r[i], self.c[j].T, alpha=2 * self.t, out=tile)
-        tile.add_(self.r_bias[i].unsqueeze(1))
+    def mirrored(self, i: int, j: int) -> bool:
+        return self.symmetric and i < j < len(self.columns)
+
+    def exponents(self, i: int, j: int) -> Tensor:
+        tile = _product(self.rows[i], self.columns[j], self.column_bias[j])
+        tile.add_(self.row_bias[i].unsqueeze(1))
         if self.own_offset is not None:
-            offset = self.own_offset + i.start - j.start
-            if -shape[0] < offset < shape[1]:
-                tile.diagonal(offset).fill_(-torch.inf)
+            own = self.own_offset + i * self.row_step - j * self.column_step
+            if own == 0 and tile.shape[0] == tile.shape[1]:
+                tile.fill_diagonal_(-math.inf)
+            elif -tile.shape[0] < own < tile.shape[1]:
+                tile.diagonal(own).fill_(-math.inf)
         return tile
 
-    def largest_exponent(self) -> Tensor:
-        largest = self.r.new_full((), -torch.inf)
-        for _, _, exponents in self:
-            largest = torch.maximum(largest, exponents.max())
+    def shift(self) -> Tensor | None:
+        """Let the largest exponent be 0 where all could underflow, and say what was taken off.
+
+        A GPU is not asked for the range of its exponents, for the host would have to wait.
+        """
+        r = self.rows[0]
+        if r.device.type == "cpu":
+            # Points are at most twice their radius apart.
+            lower_bound = 4 * min(float(bias.min()) for bias in self._biases)
+            if lower_bound > SMALLEST_EXPONENT[r.dtype]:
+                return None
+        largest = r.new_full((), -math.inf)
+        for i in range(len(self.rows)):
+            for j in self.columns_beside(i):
+                largest = torch.maximum(largest, self.exponents(i, j).max())
+        self.row_bias = tuple(bias - largest for bias in self.row_bias)
         return largest
+
+
+def _tile_shape(r: Tensor, c: Tensor, symmetric: bool) -> tuple[int, int]:
+    size = DEVICE_TILE_BYTES
+    if r.device.type == "cpu":
+        size = CPU_TILE_BYTES_PER_THREAD * torch.get_num_threads()
+    area = size // r.element_size()
+    side = max(128, math.isqrt(area) // 64 * 64)
+    if symmetric or len(r) >= side:
+        return side, side
+    return len(r), max(side, area // len(r))
+
+
+def _plus(a: Tensor | None, b: Tensor) -> Tensor:
+    return b if a is None else a.add_(b)
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
+    """The product a b^T, with a vector added to each of its rows or a matrix added to it."""
+    if (
+        a.dtype == torch.float32
+        and a.shape[0] * b.numel() >= ONEDNN_WORK
+        and a.is_cpu
+        and _onednn()
+    ):
+        if plus is None or plus.dim() == 1:
+            return torch.ops.mkldnn._linear_pointwise(a, b, plus, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(a, plus, b, None, "add")
+    return torch.mm(a, b.T) if plus is None else torch.addmm(plus, a, b.T)
+
+
+@functools.cache
+def _onednn() -> bool:
+    """Whether oneDNN's products can be called, which on AMD take half the time of MKL's."""
+    a, b = torch.ones(2, 3), torch.ones(3, 2).T
+    try:
+        linear = torch.ops.mkldnn._linear_pointwise
+        once = linear(a, b, torch.ones(2), "none", [], "")
+        return torch.equal(linear.binary(a, once, b, None, "add"), torch.full((2, 2), 7.0))
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False

@@ -1,0 +1,66 @@
+"""Tiles of every shape, through each matrix product, against the float64 definition."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hsplugin.potential import log_mean_potential, tiled
+from tests import reference
+
+
+def sphere(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.normalize(x, dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("onednn_work", [0, 2**60], ids=["onednn", "blas"])
+@pytest.mark.parametrize("t", [2.0, 300.0])
+@pytest.mark.parametrize("n", [127, 128, 129, 256, 300, 517])
+def test_tiles_agree_with_the_definition(monkeypatch, dtype, onednn_work, t, n):
+    # The least tiles there are, of 128 rows, so that few rows make many of them.
+    monkeypatch.setattr(tiled, "CPU_TILE_BYTES_PER_THREAD", 1)
+    monkeypatch.setattr(tiled, "ONEDNN_WORK", onednn_work)
+    x, queue = sphere(n, 19), sphere(391, 19, seed=1)
+    tolerance = {torch.float32: 3e-7, torch.float64: 1e-13}[dtype] * (1 + t)
+    for options in ({}, {"queue": queue}, {"queue": queue, "intra_batch": False}):
+        expected, expected_gradient = reference.value_and_gradient(
+            lambda z, options=options: reference.log_mean_potential(z, t, **options), x
+        )
+        given = {name: v.to(dtype) if name == "queue" else v for name, v in options.items()}
+        value, gradient = reference.value_and_gradient(
+            lambda z, given=given: log_mean_potential(z, t, backend="tiled", **given), x.to(dtype)
+        )
+        assert abs(value.item() - expected.item()) <= tolerance
+        scale = expected_gradient.abs().max().item()
+        assert (gradient.double() - expected_gradient).abs().max().item() <= 4 * tolerance * scale
+
+
+@pytest.mark.parametrize("n", [2, 3, 64, 128])
+def test_few_rows_agree_with_many_where_their_paths_part(n, monkeypatch):
+    x = sphere(n, 33).float()
+    few = reference.value_and_gradient(lambda z: log_mean_potential(z, 2.0), x)
+    monkeypatch.setattr(tiled, "FEW_ROWS", 0)
+    many = reference.value_and_gradient(lambda z: log_mean_potential(z, 2.0), x)
+    torch.testing.assert_close(few, many, rtol=2e-6, atol=2e-7)
+
+
+def test_memory_beyond_the_features_is_linear_in_their_number():
+    program = """
+import resource, torch, hsplugin
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+torch.set_num_threads(1)
+hsplugin.uniform_loss(torch.randn(1500, 32, requires_grad=True)).backward()
+x = torch.nn.functional.normalize(torch.randn(12000, 32), dim=1).requires_grad_()
+before = peak()
+hsplugin.uniform_loss(x).backward()
+print(peak() - before)
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    # The features take 1.5 MiB, all pairs of them 549 MiB.
+    assert float(output.stdout) < 40
