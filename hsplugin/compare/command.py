@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--data-dir", help="folder that holds the data set's files")
     what.add_argument("--train-size", type=int, help="use only so many training images")
     what.add_argument(
+        "--labels-per-class",
+        type=int,
+        help="labels for kNN and linear probe, mean over draws; default: all, 5 for digits; "
+        "0 means all",
+    )
+    what.add_argument(
         "--methods",
         nargs="+",
         default=FIRST_METHODS,
@@ -41,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     budget = parser.add_argument_group("budget, the same for all methods")
     budget.add_argument("--epochs", type=int, help="default: what suits the data set")
-    budget.add_argument("--batch-size", type=int, default=defaults.batch_size)
+    budget.add_argument("--batch-size", type=int, help="default: 256, for digits 128")
     budget.add_argument("--lr", type=float, default=defaults.lr)
     budget.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
     budget.add_argument("--dim", type=int, default=defaults.dim, help="projection dimension")
@@ -52,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--precision", default=defaults.precision, help="Lightning's flag")
     where = parser.add_argument_group("where")
     where.add_argument("--out", default="comparison", help="folder for the results")
-    where.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    where.add_argument(
+        "--jobs", type=int, help="runs at a time; default: 1 on a GPU, else one a core, up to 4"
+    )
     where.add_argument("--threads", type=int, help="CPU threads of one run")
     where.add_argument("--accelerator", default="auto", help="Lightning's flag")
     where.add_argument("--devices", type=int, default=1, help="devices of one run")
@@ -66,15 +74,16 @@ def run(args: argparse.Namespace) -> int:
     from hsplugin.compare.progress import Progress
 
     out = Path(args.out)
+    jobs = args.jobs or runs.suitable_jobs(args.accelerator)
     machine = Machine(
         data_dir=args.data_dir,
-        threads=args.threads or max(1, (os.cpu_count() or 1) // args.jobs),
+        threads=args.threads or max(1, (os.cpu_count() or 1) // jobs),
         accelerator=args.accelerator,
         devices=args.devices,
     )
     check_same_settings(out, settings_list)
     progress = Progress(settings_list, out)
-    failures = runs.run_all(settings_list, out, args.jobs, machine, progress)
+    failures = runs.run_all(settings_list, out, jobs, machine, progress)
     progress.close()
     table = report.write(out, ["hsplugin", *sys.argv[1:]])
     print(f"\n{table}\n\n{out}/: results.csv, history.csv, summary.md, plane.png, histograms.png")
@@ -96,9 +105,14 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
     if args.data not in DATA:
         raise CommandError(unknown("data set", args.data, DATA))
     epochs = DATA[args.data].epochs if args.epochs is None else args.epochs
+    batch_size = args.batch_size or DATA[args.data].batch_size
+    labels = args.labels_per_class
+    if labels is None:
+        labels = DATA[args.data].labels_per_class
     for flag, value, least in (
+        ("labels-per-class", labels, 0),
         ("epochs", epochs, 1),
-        ("batch-size", args.batch_size, 2),
+        ("batch-size", batch_size, 2),
         ("dim", args.dim, 2),
         ("jobs", args.jobs, 1),
         ("devices", args.devices, 1),
@@ -110,13 +124,14 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
         "data": args.data,
         "train_size": args.train_size,
         "epochs": epochs,
-        "batch_size": args.batch_size,
+        "batch_size": batch_size,
         "lr": args.lr,
         "weight_decay": args.weight_decay,
         "dim": args.dim,
         "backbone": args.backbone,
         "validations": args.validations,
         "precision": args.precision,
+        "labels_per_class": labels or None,
     }
     given = parse_options(args.set)
     for method in given:

@@ -56,6 +56,8 @@ class Source:
     read: Callable[[Path | None], Images]
     about: str
     epochs: int
+    batch_size: int = 256
+    labels_per_class: int | None = None
 
 
 def load(name: str, data_dir: str | None, train_size: int | None = None) -> Images:
@@ -191,6 +193,12 @@ def _download(name: str) -> Path:
 
 
 DATA: dict[str, Source] = {
-    "digits": Source(_digits, "1797 digits of 8x8 pixels that scikit-learn ships", epochs=60),
+    "digits": Source(
+        _digits,
+        "1797 digits of 8x8 pixels that scikit-learn ships",
+        epochs=60,
+        batch_size=128,
+        labels_per_class=5,
+    ),
     "fashion-mnist": Source(_fashion_mnist, "70000 clothes of 28x28 pixels", epochs=20),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 NEIGHBOURS = 20
 NEIGHBOUR_TEMPERATURE = 0.1
 BATCH = 1000
+DRAWS = 10
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,14 @@ def positive_pairs(
 def knn_accuracy(
     bank: Tensor, bank_labels: Tensor, query: Tensor, labels: Tensor, classes: int
 ) -> float:
-    """Percentage of queries that Lightly's weighted kNN vote over the bank gets right."""
+    """Percentage of queries that Lightly's weighted kNN vote over the bank gets right.
+
+    The vote is among 20 neighbours, or among half as many as a class has in a smaller bank.
+    """
     from lightly.utils.benchmarking import knn_predict
 
     columns = F.normalize(bank, dim=1).T.contiguous()
+    neighbours = max(1, min(NEIGHBOURS, len(bank) // (2 * classes)))
     right = 0
     for part, target in zip(query.split(BATCH), labels.split(BATCH), strict=True):
         predicted = knn_predict(
@@ -73,7 +79,7 @@ def knn_accuracy(
             columns,
             bank_labels,
             classes,
-            knn_k=min(NEIGHBOURS, len(bank)),
+            knn_k=neighbours,
             knn_t=NEIGHBOUR_TEMPERATURE,
         )
         right += int((predicted[:, 0] == target).sum())
@@ -96,19 +102,52 @@ def linear_accuracy(train: tuple[Tensor, Tensor], *held_out: tuple[Tensor, Tenso
     return [100 * float(probe.score(x.numpy(), y.numpy())) for x, y in held_out]
 
 
-def final(backbone: nn.Module, images: Images, device: torch.device) -> dict[str, float]:
-    """KNN and linear accuracy on the validation and the test split, in percent."""
-    train, validation, test = (
-        (features(backbone, split.images, device), split.labels)
-        for split in (images.train, images.validation, images.test)
-    )
-    linear_validation, linear_test = linear_accuracy(train, validation, test)
-    return {
-        "knn": knn_accuracy(*train, *test, images.classes),
-        "linear": linear_test,
-        "validation_knn": knn_accuracy(*train, *validation, images.classes),
-        "validation_linear": linear_validation,
-    }
+def labelled(labels: Tensor, per_class: int | None) -> list[Tensor]:
+    """Rows whose labels the probes may see: all of them, or some draws of a few per class.
+
+    The draws depend on nothing but the labels, so every method is scored on the same ones.
+    """
+    if per_class is None:
+        return [torch.arange(len(labels))]
+    draws = []
+    for draw in range(DRAWS):
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(draw))
+        draws.append(
+            torch.cat([order[labels[order] == c][:per_class] for c in labels.unique().tolist()])
+        )
+    return draws
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Accuracy of frozen features on one data set, given all labels or a few per class."""
+
+    images: Images
+    labels_per_class: int | None = None
+
+    def knn(self, bank: Tensor, bank_labels: Tensor, query: Tensor, labels: Tensor) -> float:
+        """Accuracy of the kNN vote in percent, averaged over the draws of labels."""
+        return fmean(
+            knn_accuracy(bank[rows], bank_labels[rows], query, labels, self.images.classes)
+            for rows in labelled(bank_labels, self.labels_per_class)
+        )
+
+    def final(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+        """Accuracies of kNN and linear probe on the validation and the test split, in percent."""
+        train, validation, test = (
+            (features(backbone, split.images, device), split.labels)
+            for split in (self.images.train, self.images.validation, self.images.test)
+        )
+        linear = [
+            linear_accuracy((train[0][rows], train[1][rows]), validation, test)
+            for rows in labelled(train[1], self.labels_per_class)
+        ]
+        return {
+            "knn": self.knn(*train, *test),
+            "linear": fmean(on_test for _, on_test in linear),
+            "validation_knn": self.knn(*train, *validation),
+            "validation_linear": fmean(on_validation for on_validation, _ in linear),
+        }
 
 
 def subset(split: Split, limit: int) -> tuple[Tensor, Tensor]:

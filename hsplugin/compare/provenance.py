@@ -48,6 +48,12 @@ def _processor() -> str:
     return platform.processor()
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process so far, over all its threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return round(usage.ru_utime + usage.ru_stime, 2)
+
+
 def peak_memory(device: torch.device) -> float:
     """Largest memory in MiB: allocated on the GPU, or resident in this process on the CPU."""
     if device.type == "cuda":

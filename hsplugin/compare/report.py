@@ -104,13 +104,16 @@ def _document(results: Sequence[Row], table: str, command: Sequence[str]) -> str
     facts = first["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     size = trained["train_size"] or "all"
+    per_class = trained["labels_per_class"]
+    labels = f"{per_class} labels per class (mean of fixed draws)" if per_class else "all labels"
     return f"""# Comparison on {first["data"]}
 
 {table}
 
 Mean ± standard deviation over seeds. Alignment and uniformity (t = 2) of normalised projections of
 two views of each validation image; *optimum* is the uniformity of perfectly uniform features of
-that dimension. Accuracy of the frozen backbone on the test split, after the last epoch and after
+that dimension. Accuracy of the frozen backbone on the test split
+with {labels} of the training split, after the last epoch and after
 the epoch with the best kNN accuracy on the validation split; the test split chooses nothing.
 
 - Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,

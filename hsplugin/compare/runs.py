@@ -84,8 +84,8 @@ def run_all(
                     settings = waiting.pop(0)
                     connection, process = _start(settings, machine, out)
                     running[connection] = (settings, process)
-                for connection in wait(list(running)):
-                    assert isinstance(connection, Connection)
+                ready = wait(list(running))
+                for connection in [c for c in running if c in ready]:
                     settings, process = running[connection]
                     news = _receive(connection, process)
                     if "fatal" in news:
@@ -101,6 +101,18 @@ def run_all(
                 process.kill()
                 process.join()
     return failures
+
+
+def suitable_jobs(accelerator: str) -> int:
+    """One run a core on a CPU (up to 4, for the memory), one at a time on anything else.
+
+    Small networks gain far more from running beside each other than from sharing threads.
+    """
+    import torch
+
+    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return min(4, os.cpu_count() or 1)
+    return 1
 
 
 def unique(settings_list: Sequence[RunSettings]) -> list[RunSettings]:
@@ -129,6 +141,8 @@ def _start(
 ) -> tuple[Connection, ForkServerProcess]:
     # A fork of a server that has imported everything but computed nothing starts at once and is
     # safe, which neither a plain fork (threads) nor a fresh interpreter (seconds) would be.
+    # Threads that spin while they wait would ruin each other on a machine that is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     ours, theirs = context.Pipe()

@@ -32,6 +32,8 @@ class RunSettings:
         validations: About how many times a run is measured on the validation split.
         precision: Lightning's precision flag.
         framework: ``"lightly"`` or ``"solo"``.
+        labels_per_class: Labelled training images per class for kNN and linear probe, averaged
+            over fixed draws; None uses all labels.
         options: The method's own hyper-parameters that differ from its defaults.
     """
 
@@ -49,6 +51,7 @@ class RunSettings:
     validations: int = 20
     precision: str = "32-true"
     framework: str = "lightly"
+    labels_per_class: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -24,7 +24,7 @@ from hsplugin.compare.data import Images, Split, load
 from hsplugin.compare.encoder import Augment, backbone
 from hsplugin.compare.files import read_json, write_csv, write_json, write_torch
 from hsplugin.compare.methods import METHODS, UNTRAINED, options_of
-from hsplugin.compare.provenance import machine_facts, peak_memory
+from hsplugin.compare.provenance import cpu_seconds, machine_facts, peak_memory
 from hsplugin.compare.settings import Machine, RunSettings
 
 Notify = Callable[[dict[str, Any]], None]
@@ -69,7 +69,7 @@ class _Rows(Dataset[Tensor]):
         return len(self.split)
 
 
-class Learner(pl.LightningModule):
+class Learner(pl.LightningModule):  # type: ignore[misc]
     """An encoder, a projection head and a criterion, trained on two views of each image."""
 
     def __init__(self, settings: RunSettings, images: Images, gather: bool) -> None:
@@ -123,11 +123,12 @@ class Learner(pl.LightningModule):
         }
 
 
-class Tracker(pl.Callback):
+class Tracker(pl.Callback):  # type: ignore[misc]
     """Measures on the validation split, keeps the best epoch, saves, and tells how far it is."""
 
     def __init__(self, settings: RunSettings, images: Images, folder: Path, notify: Notify) -> None:
         self.settings, self.images, self.folder, self.notify = settings, images, folder, notify
+        self.scorer = evaluate.Scorer(images, settings.labels_per_class)
         self.every = max(1, round(settings.epochs / max(1, settings.validations)))
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
@@ -150,12 +151,11 @@ class Tracker(pl.Callback):
         device = learner.device
         bank, bank_labels = evaluate.subset(self.images.train, BANK)
         query, labels = evaluate.subset(self.images.validation, QUERIES)
-        accuracy = evaluate.knn_accuracy(
+        accuracy = self.scorer.knn(
             evaluate.features(learner.backbone, bank, device),
             bank_labels,
             evaluate.features(learner.backbone, query, device),
             labels,
-            self.images.classes,
         )
         pairs = evaluate.positive_pairs(
             learner.backbone, learner.head, learner.augment, query, device
@@ -240,7 +240,7 @@ def _trainer(settings: RunSettings, machine: Machine, tracker: Tracker) -> pl.Tr
     )
 
 
-class _ShareBatches(pl.Callback):
+class _ShareBatches(pl.Callback):  # type: ignore[misc]
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
 
@@ -313,7 +313,7 @@ def _finish(
         "uniformity_optimum": hsplugin.uniformity_optimum(dim),
         "alignment": pairs.alignment(),
         "uniformity": pairs.uniformity(),
-        **evaluate.final(learner.backbone, images, device),
+        **tracker.scorer.final(learner.backbone, device),
         "best_epoch": tracker.best.get("epoch", 0),
     }
     best = {k: v for k, v in result.items() if k in BEST}
@@ -327,10 +327,14 @@ def _finish(
         best = {
             "alignment": best_pairs.alignment(),
             "uniformity": best_pairs.uniformity(),
-            **evaluate.final(learner.backbone, images, device),
+            **tracker.scorer.final(learner.backbone, device),
         }
     result |= {f"best_{name}": value for name, value in best.items()}
-    result |= {"seconds": round(tracker.seconds, 2), "peak_memory_mib": peak_memory(device)}
+    result |= {
+        "seconds": round(tracker.seconds, 2),
+        "cpu_seconds": cpu_seconds(),
+        "peak_memory_mib": peak_memory(device),
+    }
     result["history"] = tracker.history
     result["provenance"] = machine_facts(machine)
     write_torch(
