@@ -25,6 +25,16 @@ from hsplugin.metrics.uniformity import row_keys
 CHUNK_BYTES = 32 * 2**20
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
+# Of fewer rows a dimension, the bias of a spectrum is no longer what a jackknife can take out.
+ROWS_A_DIMENSION = 10
+SPECTRAL = {
+    "wasserstein_uniformity",
+    "rankme",
+    "effective_rank",
+    "alpha_req",
+    "nesum",
+    "lidar",
+}
 SHOWN_SAMPLE = 2000
 
 Progress = Callable[[int], None]
@@ -49,7 +59,9 @@ class Estimate:
     """A metric of the rows, with a confidence interval for that of their population.
 
     The interval lies around the value with its bias taken out, which for ranks and spectra of few
-    rows is far from the value. It is None where there is none.
+    rows is far from the value. It is None where there is none: without the jackknife, and for
+    spectral metrics of fewer than ten rows a dimension. If the spectrum is all but flat, those of
+    ``alpha_req`` and ``nesum`` are too narrow, for their bias is not of order 1/N.
     """
 
     value: float
@@ -307,7 +319,8 @@ class _Sums:
         first = ["alignment", "uniformity"]
         for metric in sorted(values_of, key=lambda m: first.index(m) if m in first else 2):
             interval = None
-            if metric in centres and all(map(math.isfinite, centres[metric])):
+            too_few = metric in SPECTRAL and self.rows < ROWS_A_DIMENSION * self.dim
+            if metric in centres and not too_few and all(map(math.isfinite, centres[metric])):
                 centre, deviation = centres[metric]
                 groups = min(len(used), self.rows // 2)
                 half = student_quantile(self.options.confidence, groups - 1) * deviation

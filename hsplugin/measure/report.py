@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin import plots
-from hsplugin.measure.geometry import Geometry, Options
+from hsplugin.measure.geometry import ROWS_A_DIMENSION, SPECTRAL, Geometry, Options
 
 NOTES = {
     "alignment": "0 is best, and what a collapse has",
@@ -35,6 +35,8 @@ def table(geometry: Geometry, options: Options) -> str:
     for metric, estimate in geometry.metrics.items():
         interval = estimate.interval
         spread = f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        if options.intervals and not interval and metric in SPECTRAL:
+            spread = f"from {ROWS_A_DIMENSION * geometry.dim} rows on"
         note = NOTES.get(metric, "").format(dim=geometry.dim)
         if metric == "uniformity":
             note = f"attainable {report.optimum:.4f}, gap {report.gap:.4f}"

@@ -18,9 +18,9 @@ from hsplugin.measure.files import Array
 from tests.metrics import definitions
 
 RANDOM = np.random.default_rng(0)
-X = RANDOM.normal(size=(120, 14)).astype(np.float32) + 0.3
+X = RANDOM.normal(size=(150, 14)).astype(np.float32) + 0.3
 Y = X + 0.2 * RANDOM.normal(size=X.shape).astype(np.float32)
-LABELS = np.arange(120) % 3
+LABELS = np.arange(150) % 3
 
 
 def save_npy(folder):
@@ -110,7 +110,7 @@ def test_every_kind_of_file_gives_the_defined_values(save, chunk_bytes, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(geometry, "CHUNK_BYTES", chunk_bytes)
     (file,) = measured(tmp_path, *save(tmp_path), "--fit-range", "2", "10")
-    assert (file["rows"], file["dim"]) == (120, 14)
+    assert (file["rows"], file["dim"]) == (150, 14)
     unit_x, unit_y = definitions.unit(X), definitions.unit(Y)
     expected = {
         "alignment": definitions.alignment(unit_x, unit_y),
@@ -169,6 +169,15 @@ def test_uniformity_of_more_rows_than_the_sample_names_the_sample(tmp_path, monk
     printed = capsys.readouterr().out
     assert "from a sample of 60" in printed
     assert "attainable" in printed
+
+
+def test_spectra_of_few_rows_get_no_interval(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", X[:139])
+    (file,) = measured(tmp_path, "x.npy")
+    assert file["metrics"]["rankme"]["interval"] is None
+    assert file["metrics"]["uniformity"]["interval"] is not None
+    assert "from 140 rows on" in capsys.readouterr().out
 
 
 def test_without_intervals_and_normalisation(tmp_path, monkeypatch):
@@ -237,7 +246,7 @@ def truncated_npy(folder):
     whole = io.BytesIO()
     np.save(whole, X)
     (folder / "bad.npy").write_bytes(whole.getvalue()[:-5])
-    return ["bad.npy"], "its header claims shape (120, 14)"
+    return ["bad.npy"], "its header claims shape (150, 14)"
 
 
 def absurd_npy(folder):
@@ -264,12 +273,12 @@ def complex_npy(folder):
 
 def one_dimensional(folder):
     np.save(folder / "bad.npy", X[:, 0])
-    return ["bad.npy"], "need shape (rows, dimensions), this has (120,)"
+    return ["bad.npy"], "need shape (rows, dimensions), this has (150,)"
 
 
 def three_dimensional(folder):
-    np.save(folder / "bad.npy", X.reshape(60, 2, 14))
-    return ["bad.npy"], "this has (60, 2, 14)"
+    np.save(folder / "bad.npy", X.reshape(75, 2, 14))
+    return ["bad.npy"], "this has (75, 2, 14)"
 
 
 def without_rows(folder):
@@ -414,13 +423,13 @@ def garbage_parquet(folder):
 def fewer_positives(folder):
     np.save(folder / "bad.npy", X)
     np.save(folder / "y.npy", Y[:90])
-    return ["bad.npy", "--positive", "y.npy"], "y.npy: has 90 rows, but bad.npy has 120"
+    return ["bad.npy", "--positive", "y.npy"], "y.npy: has 90 rows, but bad.npy has 150"
 
 
 def fewer_csv_positives(folder):
     np.savetxt(folder / "bad.csv", X, delimiter=",")
     np.savetxt(folder / "y.csv", Y[:90], delimiter=",")
-    return ["bad.csv", "--positive", "y.csv"], "y.csv: has 90 rows, but bad.csv has 120"
+    return ["bad.csv", "--positive", "y.csv"], "y.csv: has 90 rows, but bad.csv has 150"
 
 
 def other_dimension(folder):
@@ -432,7 +441,7 @@ def other_dimension(folder):
 def fewer_labels(folder):
     np.save(folder / "bad.npy", X)
     np.save(folder / "l.npy", LABELS[:7])
-    return ["bad.npy", "--labels", "l.npy"], "l.npy: has 7 rows, but bad.npy has 120"
+    return ["bad.npy", "--labels", "l.npy"], "l.npy: has 7 rows, but bad.npy has 150"
 
 
 def matrix_of_labels(folder):
