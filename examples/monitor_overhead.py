@@ -1,0 +1,153 @@
+"""What the monitor costs: a ResNet-18 on 32x32 images, with and without it.
+
+Trains a SimCLR-like two-view module under the Lightning Trainer. Steps with the monitor at its
+default settings and steps without it alternate in one process, so that whatever else the machine
+does falls on both alike; the order within a pair alternates too.
+
+    python examples/monitor_overhead.py --pairs 120 --batch-size 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from typing import Any
+
+import pytorch_lightning
+import torch
+import torchvision
+from hsplugin_lightly import AlignUniformLoss, GeometryMonitor
+from torch import Tensor
+
+
+class TwoViews(pytorch_lightning.LightningModule):
+    """A ResNet-18 on two views, as in Lightly's recipes.
+
+    A stem made for small images would make the step slower, and so the monitor's share smaller.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torchvision.models.resnet18(num_classes=128)
+        self.criterion = AlignUniformLoss()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of the two views."""
+        return self.criterion(self.backbone(batch[0]), self.backbone(batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD, the cheapest, so that the step is not made longer than it has to be."""
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class AlternatingMonitor(GeometryMonitor):
+    """The monitor on every second step, the order within each pair alternating.
+
+    It is given batch numbers that count only those it watches, so that of these it takes every
+    50th, as in a training where it watches all.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.own_seconds: dict[bool, list[float]] = {True: [], False: []}
+
+    def _watches(self, batch_idx: int) -> bool:
+        return batch_idx % 4 in (0, 3)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """Start the clock."""
+        _wait()
+        self._started = time.perf_counter()
+        if self._watches(batch_idx):
+            super().on_train_batch_start(trainer, module, batch, batch_idx // 2)
+        self._own = time.perf_counter() - self._started
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock."""
+        watches, watched = self._watches(batch_idx), batch_idx // 2
+        if watches:
+            began = time.perf_counter()
+            super().on_train_batch_end(trainer, module, outputs, batch, watched)
+            self._own += time.perf_counter() - began
+            self.own_seconds[self._samples.wants(watched)].append(self._own)
+        _wait()
+        self.seconds[watches].append(time.perf_counter() - self._started)
+        # A step that is not watched has no hooks either, as without a monitor.
+        if self._watches(batch_idx + 1):
+            self._taps.install(module)
+        else:
+            self._taps.remove()
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=120, help="steps timed of each kind")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--every-n-steps", type=int, default=50)
+    parser.add_argument("--warm-up", type=int, default=4, help="pairs left out at the start")
+    arguments = parser.parse_args()
+
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    steps = 2 * (arguments.pairs + arguments.warm_up)
+    images = torch.randn(2, 4 * arguments.batch_size, 3, 32, 32)
+    batches = torch.utils.data.TensorDataset(*images)
+    sampler = torch.utils.data.RandomSampler(
+        batches, replacement=True, num_samples=steps * arguments.batch_size
+    )
+    loader = torch.utils.data.DataLoader(batches, arguments.batch_size, sampler=sampler)
+    monitor = AlternatingMonitor(every_n_steps=arguments.every_n_steps, strict=True)
+    trainer = pytorch_lightning.Trainer(
+        max_epochs=1,
+        callbacks=[monitor],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        devices=1,
+    )
+    started = time.perf_counter()
+    trainer.fit(TwoViews(), loader)
+    with_monitor = monitor.seconds[True][arguments.warm_up :]
+    without = monitor.seconds[False][arguments.warm_up :]
+    median, plain = statistics.median(with_monitor), statistics.median(without)
+    differences = [a - b for a, b in zip(with_monitor, without, strict=True)]
+    print(
+        json.dumps(
+            {
+                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                "threads": torch.get_num_threads(),
+                "batch_size": arguments.batch_size,
+                "every_n_steps": arguments.every_n_steps,
+                "pairs": len(without),
+                "median_step_without_s": round(plain, 6),
+                "median_step_with_s": round(median, 6),
+                "overhead_of_median_percent": round(100 * (median / plain - 1), 3),
+                "median_paired_difference_percent": round(
+                    100 * statistics.median(differences) / plain, 3
+                ),
+                "mean_paired_difference_percent": round(
+                    100 * statistics.mean(differences) / plain, 3
+                ),
+                "monitor_own_s_step_not_kept": statistics.median(monitor.own_seconds[False]),
+                "monitor_own_s_step_kept": statistics.median(monitor.own_seconds[True]),
+                "total_s": round(time.perf_counter() - started, 1),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The figures: what they show, and that files and loggers receive them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("matplotlib")
+
+from hsplugin import plots
+
+
+def sphere(rows: int, dim: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.nn.functional.normalize(torch.randn(rows, dim, generator=generator), dim=1)
+
+
+def test_no_figure_is_left_to_pyplot() -> None:
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    figure, (axes,) = plots.figure(1)
+    plots.principal_plane(axes, sphere(20, 5))
+    assert plots.png(figure).startswith(b"\x89PNG")
+    assert pyplot.get_fignums() == before
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"hsplugin\[compare\]"):
+        plots.figure(1)
+
+
+def test_circle_shows_unit_points_and_where_they_are_dense() -> None:
+    angles = torch.cat([torch.linspace(-3.1, 3.1, 50), torch.full((200,), 0.5)])
+    _, (axes,) = plots.figure(1)
+    plots.features_on_circle(axes, 3 * torch.stack([angles.cos(), angles.sin()], dim=1))
+    points = np.asarray(axes.collections[-1].get_offsets())
+    assert np.allclose(np.linalg.norm(points, axis=1), 1, atol=1e-6)
+    outline = axes.patches[0].get_xy()
+    densest = outline[np.linalg.norm(outline, axis=1).argmax()]
+    assert np.arctan2(densest[1], densest[0]) == pytest.approx(0.5, abs=0.03)
+
+
+def test_plane_is_that_of_the_largest_variance() -> None:
+    x = sphere(200, 6) * torch.tensor([1.0, 0.1, 0.1, 1.0, 0.1, 0.1])
+    _, (axes,) = plots.figure(1)
+    plots.principal_plane(axes, x)
+    u = torch.nn.functional.normalize(x.double(), dim=1).numpy()
+    values = np.linalg.eigvalsh(np.cov(u.T))[::-1]
+    drawn = np.asarray(axes.collections[0].get_offsets())
+    found = np.linalg.eigvalsh(np.cov(drawn.T))[::-1]
+    assert found == pytest.approx(values[:2], rel=1e-4)
+    assert f"{values[0] / values.sum():.0%}" in axes.get_xlabel()
+
+
+def test_histogram_holds_every_distance_and_states_the_mean() -> None:
+    x, y = sphere(300, 4), sphere(300, 4).flip(0)
+    _, (axes,) = plots.figure(1)
+    plots.distance_histogram(axes, 2 * x, 5 * y)
+    area = sum(bar.get_height() * bar.get_width() for bar in axes.patches)
+    assert area == pytest.approx(1)
+    assert f"{float((x - y).norm(dim=1).mean()):.3f}" in axes.get_title()
+
+
+def test_trajectory_goes_through_the_epochs_in_order() -> None:
+    _, (axes,) = plots.figure(1)
+    plots.trajectory(axes, [1.0, 0.5, 0.2], [-1.0, -2.0, -3.0])
+    assert axes.lines[0].get_xydata().tolist() == [[1.0, -1.0], [0.5, -2.0], [0.2, -3.0]]
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda axes: plots.features_on_circle(axes, sphere(5, 3)), r"\(n, 2\)"),
+        (lambda axes: plots.principal_plane(axes, sphere(1, 3)), "n >= 2"),
+        (lambda axes: plots.distance_histogram(axes, sphere(5, 3), sphere(4, 3)), "pairs"),
+        (lambda axes: plots.trajectory(axes, [1.0], []), "as long"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, message: str) -> None:
+    _, (axes,) = plots.figure(1)
+    with pytest.raises(ValueError, match=message):
+        draw(axes)
+
+
+def test_an_epoch_is_drawn_to_a_file_also_in_two_dimensions(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    from hsplugin_lightly import GeometryMonitor
+
+    from tests.monitor.recipes import Recipe, fit
+
+    for dim in (2, 6):
+        folder = tmp_path / str(dim)
+        monitor = GeometryMonitor(every_n_steps=1, figures=True, strict=True, prefix="shape")
+        fit(Recipe(dim=dim), [monitor], default_root_dir=folder)
+        files = sorted(path.name for path in (folder / "shape").iterdir())
+        assert files == ["epoch-0000.png", "epoch-0001.png"]
+
+
+def test_tensorboard_receives_values_and_figures(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from hsplugin_lightly import GeometryMonitor
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    from tests.monitor.recipes import Recipe, fit
+
+    logger = TensorBoardLogger(tmp_path)
+    monitor = GeometryMonitor(every_n_steps=1, figures=True, strict=True)
+    fit(Recipe(), [monitor], logger=logger, log_every_n_steps=2)
+    logger.finalize("success")
+    events = accumulator.EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert len(events.Images("geometry/figure")) == 2
+    logged = [event.value for event in events.Scalars("geometry/uniformity")]
+    assert logged == pytest.approx([row["uniformity"] for row in monitor.history])
+    assert len(events.Scalars("geometry/uniformity_step")) == 5
+
+
+def test_wandb_receives_figures(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    pytest.importorskip("wandb")
+    from hsplugin_lightly import GeometryMonitor
+    from pytorch_lightning.loggers import WandbLogger
+
+    from tests.monitor.recipes import Recipe, fit
+
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="hsplugin")
+    fit(Recipe(), [GeometryMonitor(figures=True, strict=True)], logger=logger)
+    summary = dict(logger.experiment.summary)
+    logger.experiment.finish()
+    assert summary["geometry/uniformity"] < 0
+    assert summary["geometry/figure"]["_type"] == "images/separated"
+    assert len(list(tmp_path.rglob("media/images/geometry/figure_*.png"))) == 2

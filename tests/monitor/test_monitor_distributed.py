@@ -1,0 +1,98 @@
+"""Two ranks report what one process with the whole batch does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+pytest.importorskip("pytorch_lightning")
+
+from hsplugin_lightly import GeometryMonitor
+
+from tests.monitor.recipes import Recipe, fit
+
+METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme", "effective_rank", "nesum")
+
+
+class Split(Recipe):
+    """Fixed weights, and batches of twelve of which two ranks see seven and five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone[1] = torch.nn.Identity()
+        self.backbone[3].p = 0.0
+
+    def views(self, batch: Any) -> Any:
+        return self(batch[0]), self(batch[0] + 0.3 * batch[0].roll(1, dims=1))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.criterion(*self.views(batch))
+
+    def loader(self, seed: int) -> DataLoader:
+        generator = torch.Generator().manual_seed(seed)
+        data = TensorDataset(torch.randn(48, 10, generator=generator))
+        batches = torch.arange(48).split(12)
+        if self.trainer.world_size == 2:
+            first = self.trainer.global_rank == 0
+            batches = [batch[:7] if first else batch[7:] for batch in batches]
+        return DataLoader(data, batch_sampler=[batch.tolist() for batch in batches])
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader(0)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader(1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def reported(processes: int, folder: Path) -> dict[str, float]:
+    import pytorch_lightning
+
+    monitor = GeometryMonitor(METRICS, every_n_steps=2, figures=True, strict=True)
+    trainer = pytorch_lightning.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp_spawn" if processes > 1 else "auto",
+        use_distributed_sampler=False,
+        max_epochs=2,
+        callbacks=[monitor],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(Split())
+    return {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("geometry/") and not name.endswith("_step")
+    }
+
+
+@pytest.mark.slow
+def test_two_ranks_report_what_one_process_does(tmp_path: Path) -> None:
+    one, two = reported(1, tmp_path / "one"), reported(2, tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert {f"geometry/{stage}{name}" for stage in ("", "val_") for name in METRICS} <= one.keys()
+    assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
+    assert len(list((tmp_path / "two").rglob("epoch-*.png"))) == 2
+
+
+def test_ranks_differ_so_that_the_equality_above_means_something() -> None:
+    module = Split()
+    half = [None, None]
+    for rank in range(2):
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(48, 10, generator=generator)[: 7 if rank == 0 else 12][7 * rank :]
+        monitor = GeometryMonitor(["alignment"])
+        loader = DataLoader(TensorDataset(rows), batch_size=12)
+        fit(module, [monitor], train=loader, max_epochs=1, limit_val_batches=0)
+        half[rank] = monitor.history[0]["alignment"]
+    assert abs(half[0] - half[1]) > 1e-3
