@@ -82,8 +82,8 @@ class GeometryMonitorMixin:
             ``torchmetrics.Metric``. An ``update(x)`` gets features, ``update(x, labels)`` also the
             labels of the batch, any other ``update(x, y)`` both views.
         extract: ``extract(pl_module, outputs, batch)`` returning features (n, d), a pair of them
-            or a dictionary with "x" and perhaps "y" and "labels". Called in evaluation mode, with
-            no gradient, all random states restored.
+            or a dictionary with "x" and perhaps "y" and "labels". Called after a step, validation
+            steps too, in evaluation mode, with no gradient, all random states restored.
         module: Name of the submodule whose output is measured, such as "projection_head". A
             submodule that returns a scalar is taken for a criterion: its inputs are measured.
         every_n_steps: Measure every so manieth training batch of an epoch.
@@ -202,8 +202,9 @@ class GeometryMonitorMixin:
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure what was kept, log it, draw it, and start anew."""
         try:
+            device = _computing_device(pl_module)
             for views in self._samples:
-                self._train.update(views.map(lambda tensor: tensor.to(pl_module.device)))
+                self._train.update(views.map(lambda tensor: tensor.to(device)))
             values = self._finish(pl_module, self._train, "")
             if values:
                 self.history.append({"epoch": trainer.current_epoch, **values})
@@ -250,7 +251,8 @@ class GeometryMonitorMixin:
             return
         finally:
             self._taps.stop()
-        self._validation.update(views)
+        device = _computing_device(pl_module)
+        self._validation.update(views.map(lambda tensor: tensor.to(device)))
 
     @_never_fatal
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -261,7 +263,7 @@ class GeometryMonitorMixin:
 
     def _finish(self, pl_module: Any, measures: Measures, stage: str) -> dict[str, float]:
         """Compute over all ranks, log, and warn of what could not be computed."""
-        values, problems = measures.compute(pl_module.device)
+        values, problems = measures.compute(_computing_device(pl_module))
         for kind, problem in problems.items():
             if self.strict:
                 raise ValueError(problem)
@@ -269,7 +271,7 @@ class GeometryMonitorMixin:
         for name, value in values.items():
             pl_module.log(
                 f"{self.prefix}/{stage}{name}",
-                value,
+                value.float(),
                 on_step=False,
                 on_epoch=True,
                 prog_bar=self.prog_bar,
@@ -290,6 +292,12 @@ class GeometryMonitorMixin:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"{self.prefix} monitor: {message}", GeometryWarning, stacklevel=4)
+
+
+def _computing_device(pl_module: Any) -> torch.device:
+    """Where the metrics compute: on the module's device, unless that has no float64."""
+    device: torch.device = pl_module.device
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _distributed() -> bool:

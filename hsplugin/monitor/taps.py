@@ -173,11 +173,11 @@ def undisturbed(pl_module: nn.Module) -> Iterator[None]:
     import numpy as np
 
     modes = [(module, module.training) for module in pl_module.modules()]
+    devices = {p.get_device() for p in pl_module.parameters() if p.is_cuda}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         pl_module.eval()
-        # Forks the state of the CPU and of every GPU that was used.
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(sorted(devices)), torch.no_grad():
             yield
     finally:
         for module, mode in modes:
