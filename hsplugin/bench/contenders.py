@@ -1,0 +1,192 @@
+r"""Ways to compute :math:`\log\mathrm{mean}_{i<j} e^{-t\|x_i - x_j\|^2}`: ours and the peers'.
+
+Each takes unit rows x (n, d) and t and returns the scalar, differentiable in x. What is missing on
+a machine says so in one line when it is first called, by :class:`UnavailableError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hsplugin
+from hsplugin.potential import log_mean_potential
+
+Potential = Callable[[Tensor, float], Tensor]
+
+
+class UnavailableError(Exception):
+    """Why a contender cannot run here."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to compute the potential.
+
+    Attributes:
+        function: From (x, t) to the scalar.
+        buffers: How many n x n matrices it holds at once, forward and backward, to tell
+            beforehand what would not fit; 0 for what is linear in n.
+        meaning: What it is, for the legend of the table.
+    """
+
+    function: Potential
+    buffers: float
+    meaning: str
+
+
+def _ours(backend: str) -> Potential:
+    def potential(x: Tensor, t: float) -> Tensor:
+        try:
+            return log_mean_potential(x, t, backend=backend)
+        except (ImportError, ValueError) as error:
+            raise UnavailableError(str(error)) from error
+
+    return potential
+
+
+def _our_loss(x: Tensor, t: float) -> Tensor:
+    return hsplugin.AlignUniformLoss(t=t)(x, x)
+
+
+def _lightly(x: Tensor, t: float) -> Tensor:
+    try:
+        from lightly.loss.hypersphere_loss import HypersphereLoss
+    except ImportError as error:
+        raise UnavailableError("needs Lightly: pip install 'hsplugin[lightly]'") from error
+    loss: Tensor = HypersphereLoss(t=t)(x, x)
+    return loss
+
+
+def _pdist(x: Tensor, t: float) -> Tensor:
+    return torch.pdist(x).pow(2).mul(-t).exp().mean().log()
+
+
+def _without_self(log_weights: Tensor) -> Tensor:
+    n = len(log_weights)
+    own = torch.eye(n, dtype=torch.bool, device=log_weights.device)
+    weights = log_weights.exp().masked_fill(own, 0.0)
+    return (weights.sum() / (n * (n - 1))).log()
+
+
+def _cdist(x: Tensor, t: float) -> Tensor:
+    return _without_self(torch.cdist(x, x).pow(2).mul(-t))
+
+
+def _gram(x: Tensor, t: float) -> Tensor:
+    squared = x.square().sum(dim=1)
+    return _without_self((2 * x @ x.T - squared[:, None] - squared[None, :]) * t)
+
+
+@functools.cache
+def _compiled_gram() -> Potential:
+    return torch.compile(_gram)
+
+
+def _compiled(x: Tensor, t: float) -> Tensor:
+    try:
+        return _compiled_gram()(x, t)
+    except Exception as error:  # Inductor raises what its compiler or its backend raises
+        raise UnavailableError(f"torch.compile: {_first_line(error)}") from error
+
+
+def _keops(x: Tensor, t: float) -> Tensor:
+    try:
+        from pykeops.torch import LazyTensor
+    except ImportError as error:
+        raise UnavailableError("needs KeOps: pip install pykeops, and a C++ compiler") from error
+    n = len(x)
+    squared = ((LazyTensor(x[:, None, :]) - LazyTensor(x[None, :, :])) ** 2).sum(-1)
+    total: Tensor = (-t * squared).exp().sum(dim=1).sum()
+    return ((total - n) / (n * (n - 1))).log()
+
+
+class _Attention(torch.autograd.Function):
+    """Fused attention of x to itself with scale 2t, whose log-sum-exp and output are all it takes.
+
+    On a CPU, torch's flash attention cannot leave out the diagonal, so that it is subtracted,
+    which cancels for large t; on CUDA, flex_attention leaves it out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, t: float) -> Tensor:
+        n, qkv = len(x), x[None, None]
+        if x.is_cuda:
+            attend, mask = _flex_attention(n)
+            output, log_sums = attend(qkv, qkv, qkv, mask, 2 * t)
+            log_rows, mean = log_sums[0, 0] - 2 * t, output[0, 0].to(x.dtype)
+            rows = log_rows.double().exp().to(log_rows.dtype)
+        else:
+            flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            output, log_sums = flash(qkv, qkv, qkv, scale=2 * t)
+            with_self = (log_sums.flatten() - 2 * t).exp()
+            rows = with_self - 1
+            mean = (output[0, 0] * with_self[:, None] - x) / rows[:, None]
+        total = rows.sum()
+        ctx.save_for_backward((mean - x) * (rows / total * 4 * t)[:, None])
+        return (total / (n * (n - 1))).log()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None
+
+
+@functools.cache
+def _flex_attention(n: int) -> tuple[Any, Any]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def others(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return i != j
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> Any:
+        return flex_attention(q, k, v, block_mask=mask, scale=scale, return_lse=True)
+
+    return torch.compile(attend), create_block_mask(others, None, None, n, n, device="cuda")
+
+
+def _attention(x: Tensor, t: float) -> Tensor:
+    try:
+        value: Tensor = _Attention.apply(x, t)
+    except Exception as error:  # as above, from flex_attention's compiler
+        raise UnavailableError(f"fused attention: {_first_line(error)}") from error
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__
+
+
+CONTENDERS: dict[str, Contender] = {
+    "pdist": Contender(_pdist, 3.0, "the paper's formula, torch.pdist"),
+    "tiled": Contender(_ours("tiled"), 0, "this package, torch tiles"),
+    "triton": Contender(_ours("triton"), 0, "this package, fused CUDA kernel"),
+    "reference": Contender(_ours("reference"), 5.0, "this package, by definition"),
+    "cdist": Contender(_cdist, 7.0, "torch.cdist"),
+    "gram": Contender(_gram, 8.0, "eager Gram matrix"),
+    "gram-compiled": Contender(_compiled, 8.0, "torch.compile of the Gram matrix"),
+    "attention": Contender(_attention, 0, "torch's fused attention, log-sum-exp and output"),
+    "keops": Contender(_keops, 0, "KeOps' Gaussian sum"),
+    "lightly-loss": Contender(_lightly, 6.0, "Lightly's HypersphereLoss, two views"),
+    "our-loss": Contender(_our_loss, 0, "hsplugin.AlignUniformLoss, two views"),
+}
+
+
+def exact(x: Tensor, t: float) -> float:
+    """The potential in float64 from differences of rows, a few rows at a time."""
+    x = x.detach().double()
+    n, log_sums = len(x), []
+    step = max(1, 2**24 // n)
+    for start in range(0, n - 1, step):
+        block = x[start : start + step]
+        squared = torch.cdist(block, x[start:], compute_mode="use_mm_for_euclid_dist").square()
+        pairs = torch.ones_like(squared, dtype=torch.bool).triu(1)
+        log_sums.append(squared.mul(-t).masked_fill(~pairs, -math.inf).flatten().logsumexp(0))
+    return float(torch.stack(log_sums).logsumexp(0)) - math.log(n * (n - 1) / 2)

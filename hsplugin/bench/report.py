@@ -1,0 +1,138 @@
+"""What was measured: a table, bench.csv and a picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hsplugin.bench.contenders import CONTENDERS
+from hsplugin.bench.measuring import CEILINGS, Result, Setting
+
+FIELDS = (
+    *("device", "dtype", "n", "d", "t", "mode", "contender", "median_ms", "ratio"),
+    *("ceiling_share", "peak_mib", "error", "rounds", "threads", "note"),
+)
+
+
+def machine(device: str) -> str:
+    """One line on what the times were taken on."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    if device == "cuda":
+        name = f"{torch.cuda.get_device_name()} beside {name}"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def row(result: Result) -> dict[str, Any]:
+    """A line of bench.csv."""
+    setting = result.setting
+    return {
+        "device": setting.device,
+        "dtype": str(setting.dtype).removeprefix("torch."),
+        "n": setting.n,
+        "d": setting.d,
+        "t": setting.t,
+        "mode": setting.mode,
+        "contender": result.contender,
+        "median_ms": _number(1e3 * result.median, ".4f"),
+        "ratio": _number(result.ratio, ".3f"),
+        "ceiling_share": _number(result.share, ".3f"),
+        "peak_mib": _number(result.peak_mib, ".1f"),
+        "error": _number(abs(result.value - result.exact), ".1e"),
+        "rounds": len(result.seconds),
+        "threads": torch.get_num_threads(),
+        "note": result.note,
+    }
+
+
+def write_csv(results: list[Result], path: Path) -> None:
+    """Write all rows; an empty field is what was not measured."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(row(result) for result in results)
+
+
+def table(results: list[Result]) -> str:
+    """The results of one setting as aligned text."""
+    setting = results[0].setting
+    dtype = str(setting.dtype).removeprefix("torch.")
+    lines = [
+        f"{setting.n} x {setting.d} {dtype} on {setting.device}, t = {setting.t:g}, {setting.mode}",
+        f"  {'':15}{'median':>12}{'speed-up':>10}{'ceiling':>9}{'memory':>12}{'error':>9}",
+    ]
+    for result in results:
+        shown = row(result)
+        if not result.seconds:
+            lines.append(f"  {result.contender:15}{'-':>12}  {result.note}")
+            continue
+        share = "" if math.isnan(result.share) else f"{100 * result.share:.0f} %"
+        memory = "" if math.isnan(result.peak_mib) else f"{result.peak_mib:.0f} MiB"
+        ratio = "" if math.isnan(result.ratio) else f"{result.ratio:.2f} x"
+        lines.append(
+            f"  {result.contender:15}{1e3 * result.median:>9.3f} ms{ratio:>10}{share:>9}"
+            f"{memory:>12}{shown['error']:>9}"
+        )
+    return "\n".join(lines)
+
+
+def legend(names: list[str]) -> str:
+    """What the columns and the contenders are."""
+    lines = [f"  {name:15}{CONTENDERS[name].meaning}" for name in names]
+    lines += [f"  {CEILINGS[0]:15}the tiles' matrix products alone, by torch.mm"]
+    lines += [f"  {CEILINGS[1]:15}the same by the fastest product known here: the ceiling"]
+    return (
+        f"speed-up: over {names[0]}, median of paired runs; ceiling: its time over the "
+        "contender's;\nmemory: peak above the features; error: against float64.\n"
+    ) + "\n".join(lines)
+
+
+def picture(results: list[Result], path: Path, title: str) -> None:
+    """Time over n, log-log, an axis for each mode, dimension and dtype; fails without matplotlib.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    from hsplugin import plots
+
+    kinds = {_kind(result.setting): result.setting for result in results}
+    figure, axes = plots.figure(len(kinds), width=5.0, height=4.2)
+    for ax, (kind, setting) in zip(axes, kinds.items(), strict=True):
+        own = [result for result in results if _kind(result.setting) == kind and result.seconds]
+        for name in dict.fromkeys(result.contender for result in own):
+            points = [(r.setting.n, 1e3 * r.median) for r in own if r.contender == name]
+            ours = name in ("tiled", "triton", "our-loss")
+            style = ":" if name in CEILINGS else "-"
+            ax.loglog(
+                *zip(*sorted(points), strict=True),
+                style,
+                marker="o",
+                markersize=3.5,
+                linewidth=2.5 if ours else 1.2,
+                label=name,
+            )
+        dtype = str(setting.dtype).removeprefix("torch.")
+        ax.set(title=f"{setting.mode}, d = {setting.d}, {dtype}", xlabel="rows n", ylabel="ms")
+        ax.grid(True, which="major", alpha=0.3)
+    axes[-1].legend(fontsize="small", loc="upper left")
+    figure.suptitle(title, fontsize="small")
+    path.write_bytes(plots.png(figure))
+
+
+def _kind(setting: Setting) -> tuple[object, ...]:
+    return setting.mode, setting.d, setting.dtype
+
+
+def _number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
