@@ -25,6 +25,7 @@ from hsplugin.metrics.uniformity import row_keys
 CHUNK_BYTES = 32 * 2**20
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
+MISSING_LABELS = ["", "nan", "None"]
 # Of fewer rows a dimension, the bias of a spectrum is no longer what a jackknife can take out.
 ROWS_A_DIMENSION = 10
 SPECTRAL = {
@@ -137,7 +138,8 @@ def measure(
             dtype = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(dtype), y.to(dtype)
         if label_chunk is not None:
-            numbers = torch.tensor([number[str(label)] for label in label_chunk]).to(x.device)
+            numbers = torch.tensor([number[label] for label in label_chunk.astype(str).tolist()])
+            numbers = numbers.to(x.device)
         sums.add(x, y, numbers)
         progress(sums.rows)
     if sums.rows < 2:
@@ -174,8 +176,16 @@ def _in_step(
 
 def _classes(labels: Array) -> list[str]:
     found: set[str] = set()
+    done = 0
     for chunk in labels.chunks(2**16):
-        found.update(map(str, np.unique(chunk)))
+        text = chunk.astype(str)
+        missing = np.isin(text, MISSING_LABELS)
+        if missing.any():
+            raise CommandError(
+                f"{labels.name}: row {done + int(missing.argmax())} (counted from 0) has no label"
+            )
+        found.update(np.unique(text).tolist())
+        done += len(text)
     return sorted(found, key=lambda label: (len(label), label))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,8 +77,9 @@ def _csv(path: Path, key: str | None, others: list[str], dimensions: int) -> Arr
     places = [columns.index(column) for column in chosen]
 
     def read(rows: int) -> Iterator[np.ndarray]:
-        dtype = np.float64 if dimensions == 2 else str
-        with pd.read_csv(path, usecols=places, dtype=dtype, chunksize=rows, **options) as reader:
+        # An empty label is told by name; an empty number is NaN, which is refused as such.
+        asked = {"dtype": np.float64} if dimensions == 2 else {"dtype": str, "na_filter": False}
+        with pd.read_csv(path, usecols=places, chunksize=rows, **asked, **options) as reader:
             for chunk in reader:
                 yield chunk.to_numpy() if dimensions == 2 else chunk.iloc[:, 0].to_numpy()
 
@@ -166,6 +168,8 @@ def _parquet(path: Path, key: str | None, others: list[str], dimensions: int) ->
             yield np.concatenate(kept)
 
     dim = next(iter(matrix(b).shape[1:] for b in file.iter_batches(1, columns=chosen)))
+    # Run lengths pack a constant without limit, whatever the metadata calls uncompressed.
+    check_packing(str(path), rows_in_file * 4 * math.prod(dim), path.stat().st_size)
     return Array(str(path), rows_in_file, dim, read)
 
 

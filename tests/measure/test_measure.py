@@ -415,6 +415,23 @@ def ragged_parquet(folder):
     return ["bad.parquet"], "not all of one length"
 
 
+def bomb_parquet(folder):
+    columns = {f"x{i}": np.zeros(2_000_000, dtype=np.float32) for i in range(20)}
+    pd.DataFrame(columns).to_parquet(folder / "bad.parquet")
+    return ["bad.parquet"], "times as many, which embeddings do not"
+
+
+def gap_in_csv_labels(folder):
+    (folder / "bad.csv").write_text("a,b,kind\n1,2,cat\n3,4,\n5,6,dog\n")
+    return ["bad.csv", "--label-key", "kind"], "row 1 (counted from 0) has no label"
+
+
+def gap_in_parquet_labels(folder):
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0], "kind": ["cat", None]})
+    frame.to_parquet(folder / "bad.parquet")
+    return ["bad.parquet", "--label-key", "kind"], "row 1 (counted from 0) has no label"
+
+
 def garbage_parquet(folder):
     (folder / "bad.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
     return ["bad.parquet"], "cannot be read"
