@@ -32,26 +32,33 @@ class ExactResume(_Base):
         super().on_save_checkpoint(checkpoint)
         name, keys, *rest = cast(Any, np.random.get_state())
         checkpoint[_KEY] = {
+            "epoch": self.trainer.current_epoch,
             "torch": torch.get_rng_state(),
             "numpy": (str(name), torch.from_numpy(keys.astype(np.int64)), *rest),
             "random": random.getstate(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state until training starts; a plain load must not change it."""
+        """Remember the random state until training goes on; a plain load must not change it."""
         super().on_load_checkpoint(checkpoint)
         self._random_state = checkpoint.get(_KEY)
 
-    def on_fit_start(self) -> None:
-        """Restore the random state, before the first shuffle is drawn."""
-        super().on_fit_start()
-        state, self._random_state = self._random_state, None
-        if state is None:
-            return
-        torch.set_rng_state(state["torch"])
-        name, keys, *rest = state["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-        random.setstate(state["random"])
+    def on_train_epoch_start(self) -> None:
+        """Restore the random state at the start of the epoch that follows the checkpoint's."""
+        state = self._random_state
+        resumed = state is not None and self.trainer.current_epoch > state["epoch"]
+        if state is not None and resumed:
+            self._random_state = None
+            torch.set_rng_state(state["torch"])
+            name, keys, *rest = state["numpy"]
+            np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+            random.setstate(state["random"])
+        # What the method draws for an epoch, as DeepCluster does, follows the state restored.
+        super().on_train_epoch_start()
+        loop = self.trainer.fit_loop
+        if resumed and getattr(loop, "is_resuming", False):
+            # Lightning 2.6 began this epoch's iterator, and drew its seed, before this hook.
+            iter(loop._data_fetcher)
 
     def on_train_start(self) -> None:
         """Restore tau, which solo-learn keeps in a plain attribute."""

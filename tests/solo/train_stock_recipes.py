@@ -1,7 +1,8 @@
 """Train every stock CIFAR recipe for a few steps, in one process; run by test_monitor.py.
 
-python train_stock_recipes.py CHECKOUT IMAGES OUT: writes OUT/METHOD.pt with the weights, and
-OUT/METHOD.json with what was logged and what the monitor refused.
+python train_stock_recipes.py CHECKOUT IMAGES OUT: writes OUT/METHOD.pt with the weights and what
+forward returned for the crops of the last epoch's first batch, and OUT/METHOD.json with what was
+logged and what the monitor refused.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ NARROW: dict[str, list[str]] = {
 
 
 def overrides(method: str, images: Path, keys: set[str]) -> list[str]:
-    narrow = {"proj_hidden_dim": 64, "pred_hidden_dim": 64, "queue_size": 64}
-    if method != "wmse":
-        narrow["proj_output_dim"] = 32
-    else:
-        narrow["proj_output_dim"] = 4
+    narrow = {
+        "proj_hidden_dim": 64,
+        "pred_hidden_dim": 64,
+        "proj_output_dim": 4 if method == "wmse" else 32,
+        "queue_size": 64,
+    }
     return [
         f"data.train_path={images / 'train'}",
         f"data.val_path={images / 'val'}",
@@ -61,37 +63,49 @@ def overrides(method: str, images: Path, keys: set[str]) -> list[str]:
     ]
 
 
+def train(recipe: Path, images: Path, out: Path) -> None:
+    import main_pretrain
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(recipe.parent), version_base="1.2"):
+        keys = set(hydra.compose(recipe.stem).get("method_kwargs", {}))
+        cfg = hydra.compose(recipe.stem, overrides(recipe.stem, images, keys))
+    models: list[Any] = []
+    embeddings: list[torch.Tensor] = []
+    logged: dict[str, float] = {}
+    fit = main_pretrain.Trainer.fit
+
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        if isinstance(output, dict) and "z" in output:
+            embeddings.append(output["z"].detach().clone())
+
+    def watched(self: Any, model: Any, *rest: Any, **named: Any) -> None:
+        models.append(model)
+        model.register_forward_hook(keep)
+        fit(self, model, *rest, **named)
+        logged.update({key: float(value) for key, value in self.callback_metrics.items()})
+
+    main_pretrain.Trainer.fit = watched
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            main_pretrain.main.__wrapped__(cfg)
+    finally:
+        main_pretrain.Trainer.fit = fit
+    half = len(embeddings) // 2
+    torch.save(
+        {"weights": models[0].state_dict(), "embeddings": embeddings[half : half + 2]},
+        out / f"{recipe.stem}.pt",
+    )
+    refusals = sorted({str(w.message) for w in caught if "monitor" in str(w.message)})
+    report = {"logged": logged, "refusals": refusals}
+    (out / f"{recipe.stem}.json").write_text(json.dumps(report))
+
+
 def main(checkout: Path, images: Path, out: Path) -> None:
     sys.path.insert(0, str(checkout))
-    import main_pretrain
-    from lightning.pytorch.trainer import trainer as trainer_module  # noqa: F401
-
-    recipes = checkout / "scripts" / "pretrain" / "cifar"
-    for recipe in sorted(recipes.glob("*.yaml")):
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_dir(str(recipes), version_base="1.2"):
-            keys = set(hydra.compose(recipe.stem).get("method_kwargs", {}))
-            cfg = hydra.compose(recipe.stem, overrides(recipe.stem, images, keys))
-        trained: list[Any] = []
-        logged: dict[str, float] = {}
-        fit = main_pretrain.Trainer.fit
-
-        def keep(self: Any, model: Any, *rest: Any, **named: Any) -> None:
-            trained.append(model)
-            fit(self, model, *rest, **named)
-            logged.update({key: float(value) for key, value in self.callback_metrics.items()})
-
-        main_pretrain.Trainer.fit = keep
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                main_pretrain.main.__wrapped__(cfg)
-        finally:
-            main_pretrain.Trainer.fit = fit
-        refusals = sorted({str(w.message) for w in caught if "monitor" in str(w.message)})
-        torch.save(trained[0].state_dict(), out / f"{recipe.stem}.pt")
-        report = {"logged": logged, "refusals": refusals}
-        (out / f"{recipe.stem}.json").write_text(json.dumps(report))
+    for recipe in sorted((checkout / "scripts" / "pretrain" / "cifar").glob("*.yaml")):
+        train(recipe, images, out)
 
 
 if __name__ == "__main__":

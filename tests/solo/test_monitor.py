@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import reference
+from tests.solo.running import HERE, INSTALLED, python
+
+pytestmark = pytest.mark.solo
+
+STOCK = [
+    "all4one",
+    "barlow",
+    "byol",
+    "deepclusterv2",
+    "dino",
+    "mae",
+    "mocov2plus",
+    "mocov3",
+    "nnbyol",
+    "nnclr",
+    "nnsiam",
+    "ressl",
+    "simclr",
+    "simsiam",
+    "supcon",
+    "swav",
+    "vibcreg",
+    "vicreg",
+    "wmse",
+]
+REFUSED = {"dino": "scores of the 64 prototypes", "mae": "no 'z'"}
+
+needs_entry_point = pytest.mark.skipif(
+    not INSTALLED, reason="Lightning finds the monitor only if hsplugin is installed"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(solo: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every stock recipe trained in the unmodified checkout, without and with the monitor."""
+    folders = {}
+    for monitor in ("0", "1"):
+        folder = folders[monitor] = tmp_path_factory.mktemp(f"monitor{monitor}")
+        script = HERE / "train_stock_recipes.py"
+        python(script, solo, images, folder, cwd=folder, HSPLUGIN_MONITOR=monitor)
+    return folders
+
+
+def report(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    return (
+        json.loads((folder / f"{method}.json").read_text()),
+        torch.load(folder / f"{method}.pt", weights_only=True),
+    )
+
+
+@needs_entry_point
+@pytest.mark.slow
+@pytest.mark.parametrize("method", STOCK)
+def test_the_monitor_measures_a_stock_recipe_or_says_why_not(
+    runs: dict[str, Path], method: str
+) -> None:
+    found, tensors = report(runs["1"], method)
+    geometry = {k: v for k, v in found["logged"].items() if k.startswith("geometry/")}
+    if method in REFUSED:
+        [refusal] = found["refusals"]
+        assert not geometry and REFUSED[method] in refusal
+        return
+    assert not found["refusals"]
+    x, y = (torch.nn.functional.normalize(z.double()) for z in tensors["embeddings"])
+    expected = {
+        "geometry/alignment": float(reference.align(x, y, 2)),
+        "geometry/uniformity": float(reference.log_mean_potential(x, 2)),
+    }
+    assert {k: geometry[k] for k in expected} == pytest.approx(expected, rel=1e-4)
+
+
+@needs_entry_point
+@pytest.mark.slow
+@pytest.mark.parametrize("method", STOCK)
+def test_the_monitor_leaves_the_weights_identical_to_the_bit(
+    runs: dict[str, Path], method: str
+) -> None:
+    (without, plain), (_, watched) = (report(runs[monitor], method) for monitor in "01")
+    assert not any(name.startswith("geometry") for name in without["logged"])
+    assert plain["weights"].keys() == watched["weights"].keys()
+    for name, weight in plain["weights"].items():
+        assert torch.equal(weight, watched["weights"][name]), name
+
+
+def test_the_config_decides_on_the_monitor_before_the_environment() -> None:
+    create = pytest.importorskip("omegaconf").OmegaConf.create
+    from hsplugin_solo.opt_in_monitor import monitor_options
+
+    def options(section: Any, asked: bool) -> Any:
+        return monitor_options(create({"hsplugin": {"monitor": section}}), asked)
+
+    assert monitor_options(create({"method": "byol"}), False) is None
+    assert monitor_options(create({"method": "byol"}), True) == {}
+    assert monitor_options("no config at all", True) == {}
+    assert options({"enabled": False, "every_n_steps": 3}, True) is None
+    assert options({"every_n_steps": 3, "metrics": ["rankme"]}, False) == {
+        "every_n_steps": 3,
+        "metrics": ["rankme"],
+    }
+    with pytest.raises(ValueError, match="did you mean every_n_steps"):
+        options({"every_n_step": 3}, False)
+    with pytest.raises(TypeError, match="must be a mapping"):
+        options("yes", False)
+
+
+class TestInATrainer:
+    @pytest.fixture
+    def fit(self, tmp_path: Path) -> Any:
+        pytest.importorskip("omegaconf")
+        lightning = pytest.importorskip("lightning.pytorch")
+        from hsplugin_solo.opt_in_monitor import OptInMonitor
+        from omegaconf import OmegaConf
+
+        class Method(lightning.LightningModule):
+            def __init__(self, cfg: dict[str, Any]) -> None:
+                super().__init__()
+                self.cfg = OmegaConf.create(cfg)
+                self.layer = torch.nn.Linear(4, 3)
+
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                return {"z": self.layer(x)}
+
+            def training_step(self, batch: Any, index: int) -> torch.Tensor:
+                x = batch[0]
+                return (self(x)["z"] - self(x + 0.1)["z"]).square().sum()
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), 0.01)
+
+        def fit(cfg: dict[str, Any], asked: bool, *others: Any) -> Any:
+            data = torch.utils.data.TensorDataset(torch.randn(16, 4))
+            trainer = lightning.Trainer(
+                max_epochs=1,
+                accelerator="cpu",
+                callbacks=[OptInMonitor(asked), *others],
+                default_root_dir=tmp_path,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(Method(cfg), torch.utils.data.DataLoader(data, batch_size=8))
+            return trainer
+
+        return fit
+
+    def test_it_starts_when_the_environment_asks(self, fit: Any) -> None:
+        assert "geometry/uniformity" in fit({}, True).callback_metrics
+
+    def test_it_starts_with_the_arguments_of_the_config(self, fit: Any) -> None:
+        section = {"monitor": {"prefix": "shape", "metrics": ["rankme"]}}
+        assert set(fit({"hsplugin": section}, False).callback_metrics) == {"shape/rankme"}
+
+    def test_it_stays_out_when_nobody_asks(self, fit: Any) -> None:
+        assert not fit({}, False).callback_metrics
+
+    def test_it_leaves_the_place_to_a_monitor_of_the_users(self, fit: Any) -> None:
+        from hsplugin_solo import GeometryMonitor
+
+        metrics = fit({}, True, GeometryMonitor(prefix="mine")).callback_metrics
+        assert metrics and all(name.startswith("mine/") for name in metrics)
+
+    def test_a_mistake_in_the_config_is_a_warning(self, fit: Any) -> None:
+        with pytest.warns(UserWarning, match="not started: unknown key"):
+            trainer = fit({"hsplugin": {"monitor": {"metric": ["rankme"]}}}, False)
+        assert not trainer.callback_metrics
