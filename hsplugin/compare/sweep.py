@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads or max(1, (os.cpu_count() or 1) // args.jobs),
         accelerator=args.accelerator,
     )
-    progress = Progress(settings_list, out, sweep_report.title)
+    titles = sweep_report.titles(settings_list)
+    progress = Progress(settings_list, out, lambda settings: titles[settings.name])
     failures = runs.run_all(settings_list, out, args.jobs, machine, progress)
     progress.close()
     text = sweep_report.write(out, settings_list, ["hsplugin", *sys.argv[1:]])

@@ -168,5 +168,5 @@ def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
         xlim=(-1.02, 1.02),
         xlabel="Spearman correlation with test accuracy in the hoped-for direction",
     )
-    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2)
     return figure

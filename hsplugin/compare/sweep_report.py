@@ -194,16 +194,17 @@ def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> 
     return "\n\n".join(parts)
 
 
-def title(settings: RunSettings) -> str:
-    """An encoder's name while it is trained: what is not the default."""
-    default = RunSettings(method="")
-    given = {
-        name: getattr(settings, name)
-        for name in ("dim", "batch_size", "lr", "epochs")
-        if getattr(settings, name) != getattr(default, name)
-    }
-    given.update(settings.options)
-    return " ".join([settings.method, *(f"{name}={value}" for name, value in given.items())])
+def titles(settings_list: Sequence[RunSettings]) -> dict[str, str]:
+    """What to call each encoder while it is trained: all that tells them apart, by their names."""
+    columns = ("seed", "dim", "batch_size", "lr", "epochs")
+    varying = [name for name in columns if len({getattr(s, name) for s in settings_list}) > 1]
+    found = {}
+    for settings in settings_list:
+        told = {name: getattr(settings, name) for name in varying} | dict(settings.options)
+        found[settings.name] = " ".join(
+            [settings.method, *(f"{name}={value}" for name, value in told.items())]
+        )
+    return found
 
 
 def describe(row: Row) -> str:
