@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import zip_longest
-from statistics import NormalDist
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,16 +13,20 @@ from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances
 from hsplugin.losses import normalize
 from hsplugin.measure.files import Array
+from hsplugin.measure.rows import check_rows, classes_of, in_step, tensor_of
 from hsplugin.metrics import Uniformity, UniformityReport, spectrum
-from hsplugin.metrics.functional import instance_moments, tolerance_of
-from hsplugin.metrics.jackknife import GROUPS, jackknife, jackknife_uniformity
-from hsplugin.metrics.spectrum import Moments, merge_moments, pack_moments
+from hsplugin.metrics.functional import tolerance_of
+from hsplugin.metrics.jackknife import (
+    GROUPS,
+    jackknife,
+    jackknife_uniformity,
+    student_quantile,
+)
+from hsplugin.metrics.spectrum import Moments, instance_moments, merge_moments, pack_moments
 from hsplugin.metrics.uniformity import row_keys
 
-CHUNK_BYTES = 32 * 2**20
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
-MISSING_LABELS = ["", "nan", "None"]
 # Of fewer rows a dimension, the bias of a spectrum is no longer what a jackknife can take out.
 ROWS_A_DIMENSION = 10
 SPECTRAL = {
@@ -126,15 +127,15 @@ def measure(
         )
     for other in (positives, labels):
         if other is not None and None not in (other.rows, features.rows):
-            _check_rows(features, features.rows, other, other.rows)
-    classes = _classes(labels) if labels is not None else []
+            check_rows(features, features.rows, other, other.rows)
+    classes = classes_of(labels) if labels is not None else []
     sums = _Sums(dim, len(classes), positives is not None, options)
     number = {label: place for place, label in enumerate(classes)}
-    for chunk, other_chunk, label_chunk in _in_step(features, positives, labels):
-        x = _tensor(features, chunk, sums.rows, options.device)
+    for chunk, other_chunk, label_chunk in in_step(features, positives, labels):
+        x = tensor_of(features, chunk, sums.rows, options.device)
         y = numbers = None
-        if other_chunk is not None:
-            y = _tensor(positives, other_chunk, sums.rows, options.device)
+        if positives is not None and other_chunk is not None:
+            y = tensor_of(positives, other_chunk, sums.rows, options.device)
             dtype = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(dtype), y.to(dtype)
         if label_chunk is not None:
@@ -145,63 +146,6 @@ def measure(
     if sums.rows < 2:
         raise CommandError(f"{features.name}: has {sums.rows} row, but a pair takes two")
     return sums.geometry(features.name, classes)
-
-
-def _check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> None:
-    if rows_a != rows_b:
-        raise CommandError(
-            f"{b.name}: has {rows_b} rows, but {a.name} has {rows_a}; row i of one belongs to "
-            f"row i of the other"
-        )
-
-
-def _in_step(
-    features: Array, positives: Array | None, labels: Array | None
-) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
-    rows = max(1, CHUNK_BYTES // (8 * features.shape[0] * GROUPS)) * GROUPS
-    done = 0
-    others = [a for a in (positives, labels) if a is not None]
-    for chunks in zip_longest(*(a.chunks(rows) for a in (features, *others))):
-        sizes = [0 if chunk is None else len(chunk) for chunk in chunks]
-        for other, size in zip(others, sizes[1:], strict=True):
-            _check_rows(features, done + sizes[0], other, done + size)
-        done += sizes[0]
-        rest = iter(chunks[1:])
-        yield (
-            chunks[0],
-            next(rest) if positives is not None else None,
-            next(rest) if labels is not None else None,
-        )
-
-
-def _classes(labels: Array) -> list[str]:
-    found: set[str] = set()
-    done = 0
-    for chunk in labels.chunks(2**16):
-        text = chunk.astype(str)
-        missing = np.isin(text, MISSING_LABELS)
-        if missing.any():
-            raise CommandError(
-                f"{labels.name}: row {done + int(missing.argmax())} (counted from 0) has no label"
-            )
-        found.update(np.unique(text).tolist())
-        done += len(text)
-    return sorted(found, key=lambda label: (len(label), label))
-
-
-def _tensor(array: Array | None, chunk: np.ndarray, done: int, device: str) -> Tensor:
-    assert array is not None
-    if chunk.dtype.kind not in "fiu":
-        raise CommandError(f"{array.name}: holds {chunk.dtype}, features are real numbers")
-    dtype = np.float64 if chunk.dtype == np.float64 else np.float32
-    x = torch.from_numpy(np.array(chunk, dtype=dtype)).to(device)
-    bad = (~torch.isfinite(x)).any(dim=1).nonzero()
-    if len(bad):
-        raise CommandError(
-            f"{array.name}: row {done + int(bad[0])} (counted from 0) holds NaN, infinite or "
-            f"missing values; leave such rows out"
-        )
-    return x
 
 
 class _Sums:
@@ -354,23 +298,3 @@ class _Sums:
 
 def _with(packed: Tensor, rows: Tensor) -> Tensor:
     return merge_moments(torch.stack([packed, pack_moments(rows)]))
-
-
-def student_quantile(confidence: float, freedom: int) -> float:
-    """Half-width, in standard errors, of a two-sided interval of Student's t.
-
-    The expansion in 1/freedom of Abramowitz & Stegun 26.7.5, whose error at 15 degrees of
-    freedom and 95 % is below 0.01 %.
-
-    Example:
-        >>> round(student_quantile(0.95, 15), 3)
-        2.131
-    """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    n = max(freedom, 1)
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )

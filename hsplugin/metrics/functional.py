@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hsplugin.checks import check_features, check_positive
+from hsplugin.checks import check_positive
 from hsplugin.functional import align_loss
 from hsplugin.metrics import spectrum
+from hsplugin.metrics.checks import check_finite, check_labels, check_sample, check_views
 from hsplugin.potential import log_mean_potential
 
 
@@ -39,8 +40,8 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
         tensor(2.)
     """
     value = align_loss(x, y, alpha)
-    _check_finite("x", x)
-    _check_finite("y", y)
+    check_finite("x", x)
+    check_finite("y", y)
     return value
 
 
@@ -65,7 +66,7 @@ def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
         >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         tensor(-8.)
     """
-    _check("features", features)
+    check_sample("features", features)
     return log_mean_potential(features, t)
 
 
@@ -98,7 +99,7 @@ def wasserstein_uniformity(features: Tensor) -> Tensor:
         >>> round(wasserstein_uniformity(corners).item(), 6)
         0.0
     """
-    _check("features", features)
+    check_sample("features", features)
     moments = spectrum.Moments.of(features)
     return spectrum.wasserstein_uniformity(moments.mean, spectrum.covariance_spectrum(moments))
 
@@ -130,7 +131,7 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
         >>> round(rankme(torch.eye(4)).item(), 3)
         4.0
     """
-    _check("features", features)
+    check_sample("features", features)
     epsilon = check_positive("epsilon", epsilon)
     return spectrum.entropy_rank(torch.linalg.svdvals(features.to(torch.float64)), epsilon)
 
@@ -158,7 +159,7 @@ def effective_rank(features: Tensor) -> Tensor:
         >>> round(effective_rank(torch.cat([torch.eye(3), -torch.eye(3)])).item(), 6)
         3.0
     """
-    _check("features", features)
+    check_sample("features", features)
     return spectrum.entropy_rank(_covariance_spectrum(features))
 
 
@@ -190,7 +191,7 @@ def alpha_req(features: Tensor, fit_range: tuple[int, int] = (10, 100)) -> Tenso
         >>> round(alpha_req(torch.cat([deviations, -deviations]), (1, 12)).item(), 4)
         1.0
     """
-    _check("features", features)
+    check_sample("features", features)
     fit_range = spectrum.check_fit_range(fit_range, features.shape[1])
     return spectrum.alpha_req(_covariance_spectrum(features), fit_range)
 
@@ -217,7 +218,7 @@ def nesum(features: Tensor) -> Tensor:
         >>> round(nesum(torch.cat([torch.eye(3), -torch.eye(3)])).item(), 6)
         3.0
     """
-    _check("features", features)
+    check_sample("features", features)
     return spectrum.nesum(_covariance_spectrum(features))
 
 
@@ -249,7 +250,7 @@ def tolerance(features: Tensor, labels: Tensor, conditional: bool = False) -> Te
         >>> tolerance(x, torch.tensor([0, 0, 1]), conditional=True).item()
         1.0
     """
-    _check("features", features)
+    check_sample("features", features)
     check_labels(labels, len(features))
     x = features.to(torch.float64)
     _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
@@ -310,66 +311,11 @@ def lidar(views: Tensor, delta: float = 1e-4, epsilon: float = 1e-7) -> Tensor:
     check_views(views)
     if len(views) < 2:
         raise ValueError(f"views holds {len(views)} instance, but at least 2 are compared")
-    _check_finite("views", views)
+    check_finite("views", views)
     delta, epsilon = check_positive("delta", delta), check_positive("epsilon", epsilon)
-    means, within = instance_moments(views)
+    means, within = spectrum.instance_moments(views)
     return spectrum.lidar(spectrum.Moments.of(means), within, delta, epsilon)
-
-
-def instance_moments(views: Tensor) -> tuple[Tensor, Tensor]:
-    """The instances' means (N, d), and the sum of the covariances of their views (d, d)."""
-    x = views.to(torch.float64)
-    means = x.mean(dim=1)
-    centred = (x - means[:, None]).flatten(0, 1)
-    return means, centred.T @ centred / views.shape[1]
-
-
-def check_views(views: object) -> None:
-    """Refuse anything but a floating (N, q, d) tensor of q >= 2 views.
-
-    Raises:
-        TypeError: If it is no floating-point tensor.
-        ValueError: If its shape is wrong.
-    """
-    if isinstance(views, Tensor) and (views.dim() != 3 or views.shape[1] < 2):
-        raise ValueError(
-            f"views must have shape (N, q, d) with q >= 2 views of each instance, got "
-            f"{tuple(views.shape)}; use torch.stack([z_a, z_b], dim=1) for two views"
-        )
-    check_features("views", views.flatten(0, 1) if isinstance(views, Tensor) else views)
-
-
-def check_labels(labels: object, rows: int) -> None:
-    """Refuse anything but an integer tensor (rows,).
-
-    Raises:
-        TypeError: If it is no tensor of integers.
-        ValueError: If it is missing or its shape is wrong.
-    """
-    if labels is None:
-        raise ValueError("labels is missing; pass an integer class label for each row of features")
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {labels.dtype}; convert with .long()")
-    if labels.shape != (rows,):
-        raise ValueError(
-            f"labels must have shape ({rows},), one for each row of features, got "
-            f"{tuple(labels.shape)}"
-        )
 
 
 def _covariance_spectrum(features: Tensor) -> Tensor:
     return spectrum.covariance_spectrum(spectrum.Moments.of(features))
-
-
-def _check(name: str, features: Tensor) -> None:
-    check_features(name, features, min_rows=2)
-    _check_finite(name, features)
-
-
-def _check_finite(name: str, features: Tensor) -> None:
-    finite = torch.isfinite(features)
-    if not finite.all():
-        rows = int((~finite.flatten(1).all(dim=1)).sum())
-        raise ValueError(f"{name}: {rows} of {len(features)} rows hold NaN or infinite values")

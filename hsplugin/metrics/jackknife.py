@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -76,3 +77,23 @@ def jackknife(value: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
     unbiased = groups * value - (groups - 1) * without.mean()
     error: Tensor = ((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt()
     return unbiased, error
+
+
+def student_quantile(confidence: float, freedom: int) -> float:
+    """Half-width, in standard errors, of a two-sided interval of Student's t.
+
+    The expansion in 1/freedom of Abramowitz & Stegun 26.7.5, whose error at 15 degrees of
+    freedom and 95 % is below 0.01 %.
+
+    Example:
+        >>> round(student_quantile(0.95, 15), 3)
+        2.131
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    n = max(freedom, 1)
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )

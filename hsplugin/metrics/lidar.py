@@ -10,9 +10,9 @@ from torch import Tensor
 from hsplugin.checks import check_positive
 from hsplugin.metrics import spectrum
 from hsplugin.metrics.base import GeometryMetric
-from hsplugin.metrics.functional import check_views, instance_moments
+from hsplugin.metrics.checks import check_views
 from hsplugin.metrics.moments import add_moments
-from hsplugin.metrics.spectrum import Moments, merge_moments
+from hsplugin.metrics.spectrum import Moments, instance_moments, merge_moments
 
 
 class LiDAR(GeometryMetric):

@@ -49,6 +49,14 @@ def pack_moments(features: Tensor) -> Tensor:
     return packed
 
 
+def instance_moments(views: Tensor) -> tuple[Tensor, Tensor]:
+    """The instances' means (N, d), and the sum of the covariances of their views (d, d)."""
+    x = views.to(torch.float64)
+    means = x.mean(dim=1)
+    centred = (x - means[:, None]).flatten(0, 1)
+    return means, centred.T @ centred / views.shape[1]
+
+
 def merge_moments(packed: Tensor) -> Tensor:
     """Moments of all features together from those of k parts, (k, d + 1, d + 1)."""
     counts, means, scatters = packed[:, 0, 0], packed[:, 0, 1:], packed[:, 1:, 1:]

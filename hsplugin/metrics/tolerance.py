@@ -10,7 +10,8 @@ from torch import Tensor
 from hsplugin.checks import check_features
 from hsplugin.losses import normalize as unit_rows
 from hsplugin.metrics.base import GeometryMetric
-from hsplugin.metrics.functional import check_labels, tolerance_of
+from hsplugin.metrics.checks import check_labels
+from hsplugin.metrics.functional import tolerance_of
 
 
 class Tolerance(GeometryMetric):

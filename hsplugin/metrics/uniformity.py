@@ -12,7 +12,7 @@ from hsplugin.checks import check_features, check_positive
 from hsplugin.functional import uniformity_optimum
 from hsplugin.losses import normalize as unit_rows
 from hsplugin.metrics.base import GeometryMetric
-from hsplugin.metrics.functional import check_labels
+from hsplugin.metrics.checks import check_labels
 from hsplugin.metrics.jackknife import jackknife_uniformity
 from hsplugin.potential import check_backend, log_mean_potential
 

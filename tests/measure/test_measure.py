@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from hsplugin.cli import main
-from hsplugin.measure import geometry
+from hsplugin.measure import geometry, rows
 from hsplugin.measure.files import Array
 from tests.metrics import definitions
 
@@ -108,7 +108,7 @@ def measured(folder, *arguments):
 @pytest.mark.parametrize("save", SAVERS)
 def test_every_kind_of_file_gives_the_defined_values(save, chunk_bytes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(geometry, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(rows, "CHUNK_BYTES", chunk_bytes)
     (file,) = measured(tmp_path, *save(tmp_path), "--fit-range", "2", "10")
     assert (file["rows"], file["dim"]) == (150, 14)
     unit_x, unit_y = definitions.unit(X), definitions.unit(Y)

@@ -1,0 +1,93 @@
+"""Rows of several arrays, read in step and checked on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsplugin.errors import CommandError
+from hsplugin.measure.files import Array
+from hsplugin.metrics.jackknife import GROUPS
+
+CHUNK_BYTES = 32 * 2**20
+MISSING_LABELS = ["", "nan", "None"]
+
+
+def check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> None:
+    """Refuse arrays of different length, of which the rows cannot belong together.
+
+    Raises:
+        CommandError: If so.
+    """
+    if rows_a != rows_b:
+        raise CommandError(
+            f"{b.name}: has {rows_b} rows, but {a.name} has {rows_a}; row i of one belongs to "
+            f"row i of the other"
+        )
+
+
+def in_step(
+    features: Array, positives: Array | None, labels: Array | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    """Yield chunks of the same rows; all but the last hold a multiple of the jackknife's groups.
+
+    Raises:
+        CommandError: If one ends before the other, or a file is damaged.
+    """
+    rows = max(1, CHUNK_BYTES // (8 * features.shape[0] * GROUPS)) * GROUPS
+    done = 0
+    others = [a for a in (positives, labels) if a is not None]
+    for chunks in zip_longest(*(a.chunks(rows) for a in (features, *others))):
+        sizes = [0 if chunk is None else len(chunk) for chunk in chunks]
+        for other, size in zip(others, sizes[1:], strict=True):
+            check_rows(features, done + sizes[0], other, done + size)
+        done += sizes[0]
+        rest = iter(chunks[1:])
+        yield (
+            chunks[0],
+            next(rest) if positives is not None else None,
+            next(rest) if labels is not None else None,
+        )
+
+
+def classes_of(labels: Array) -> list[str]:
+    """All labels that occur, as text, numbers in their order.
+
+    Raises:
+        CommandError: If a row has none.
+    """
+    found: set[str] = set()
+    done = 0
+    for chunk in labels.chunks(2**16):
+        text = chunk.astype(str)
+        missing = np.isin(text, MISSING_LABELS)
+        if missing.any():
+            raise CommandError(
+                f"{labels.name}: row {done + int(missing.argmax())} (counted from 0) has no label"
+            )
+        found.update(np.unique(text).tolist())
+        done += len(text)
+    return sorted(found, key=lambda label: (len(label), label))
+
+
+def tensor_of(array: Array, chunk: np.ndarray, done: int, device: str) -> Tensor:
+    """Features of an array's rows from number ``done`` on, float64 if they are and float32 if not.
+
+    Raises:
+        CommandError: If they are not numbers, or not finite.
+    """
+    if chunk.dtype.kind not in "fiu":
+        raise CommandError(f"{array.name}: holds {chunk.dtype}, features are real numbers")
+    dtype = np.float64 if chunk.dtype == np.float64 else np.float32
+    x = torch.from_numpy(np.array(chunk, dtype=dtype)).to(device)
+    bad = (~torch.isfinite(x)).any(dim=1).nonzero()
+    if len(bad):
+        raise CommandError(
+            f"{array.name}: row {done + int(bad[0])} (counted from 0) holds NaN, infinite or "
+            f"missing values; leave such rows out"
+        )
+    return x
