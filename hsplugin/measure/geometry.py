@@ -22,7 +22,7 @@ from hsplugin.metrics.jackknife import (
     jackknife_uniformity,
     student_quantile,
 )
-from hsplugin.metrics.spectrum import Moments, instance_moments, merge_moments, pack_moments
+from hsplugin.metrics.spectrum import Moments, instance_moments, merge_moments, with_features
 from hsplugin.metrics.uniformity import row_keys
 
 MOST_BYTES_OF_CLASS_SUMS = 2**31
@@ -189,12 +189,12 @@ class _Sums:
             if not len(mine):
                 continue
             self.counts[group] += len(mine)
-            self.given[group] = _with(self.given[group], x[mine])
-            self.on_sphere[group] = _with(self.on_sphere[group], on_sphere[mine])
+            self.given[group] = with_features(self.given[group], x[mine])
+            self.on_sphere[group] = with_features(self.on_sphere[group], on_sphere[mine])
             if y is not None and distances is not None:
                 self.distance_sums[group] += distances[mine].sum(dtype=torch.float64)
                 means, within = instance_moments(torch.stack([x[mine], y[mine]], dim=1))
-                self.instances[group] = _with(self.instances[group], means)
+                self.instances[group] = with_features(self.instances[group], means)
                 self.within[group] += within
             if labels is not None:
                 rows = on_sphere[mine].double()
@@ -294,7 +294,3 @@ class _Sums:
             self.uniformity.labels[:SHOWN_SAMPLE].cpu(),
             self.distances,
         )
-
-
-def _with(packed: Tensor, rows: Tensor) -> Tensor:
-    return merge_moments(torch.stack([packed, pack_moments(rows)]))

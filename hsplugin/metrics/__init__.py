@@ -6,6 +6,10 @@ stream: what can be had from running moments keeps O(d^2) numbers and no feature
 synchronisation over ranks (sizes may differ, a rank may have seen nothing), leave the global
 random state alone, and read no value back to the host before ``compute``: what only the values
 can tell, such as NaN features, is refused there.
+
+Sums are kept in float64, which Apple's GPUs lack: leave the metric on the CPU and move features
+there. As with any metric of torchmetrics, a state saved by one rank and loaded by all counts once
+for each of them.
 """
 
 from hsplugin.metrics.alignment import Alignment

@@ -11,7 +11,7 @@ from hsplugin.checks import check_features, check_positive
 from hsplugin.losses import normalize as unit_rows
 from hsplugin.metrics import spectrum
 from hsplugin.metrics.base import GeometryMetric
-from hsplugin.metrics.spectrum import Moments, merge_moments, pack_moments
+from hsplugin.metrics.spectrum import Moments, merge_moments, pack_moments, with_features
 
 
 class MomentMetric(GeometryMetric):
@@ -65,15 +65,14 @@ def add_moments(moments: Tensor, features: Tensor) -> Tensor:
     Raises:
         ValueError: If the features' dimension is not that of the moments.
     """
-    batch = pack_moments(features)
     if len(moments) == 1:
-        return batch
-    if moments.shape != batch.shape:
+        return pack_moments(features)
+    if len(moments) != features.shape[1] + 1:
         raise ValueError(
-            f"features have dimension {len(batch) - 1}, but {len(moments) - 1} in earlier calls; "
-            f"call reset() before measuring another representation"
+            f"features have dimension {features.shape[1]}, but {len(moments) - 1} in earlier "
+            f"calls; call reset() before measuring another representation"
         )
-    return merge_moments(torch.stack([moments, batch]))
+    return with_features(moments, features)
 
 
 class WassersteinUniformity(MomentMetric):

@@ -39,14 +39,25 @@ class Moments(NamedTuple):
 
 def pack_moments(features: Tensor) -> Tensor:
     """Moments of features (N, d) as one (d + 1, d + 1) float64 matrix: count, mean, scatter."""
+    size = features.shape[1] + 1
+    return with_features(features.new_zeros(size, size, dtype=torch.float64), features)
+
+
+def with_features(packed: Tensor, features: Tensor) -> Tensor:
+    """Packed moments (d + 1, d + 1) with further features (N, d) merged in."""
     x = features.to(torch.float64)
+    before = packed[0, 0]
+    total = before + len(x)
     mean = x.mean(dim=0)
-    centred = x - mean
-    packed = x.new_zeros(x.shape[1] + 1, x.shape[1] + 1)
-    packed[0, 0] = len(x)
-    packed[0, 1:] = mean
-    packed[1:, 1:] = centred.T @ centred
-    return packed
+    step = mean - packed[0, 1:]
+    # As one more row, what the two means differ by is added by the same product.
+    apart = step * (before * len(x) / total).sqrt()
+    centred = torch.cat([x - mean, apart[None]])
+    merged = packed.clone()
+    merged[0, 0] = total
+    merged[0, 1:] += step * (len(x) / total)
+    merged[1:, 1:].addmm_(centred.T, centred)
+    return merged
 
 
 def instance_moments(views: Tensor) -> tuple[Tensor, Tensor]:
