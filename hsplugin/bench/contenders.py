@@ -166,6 +166,7 @@ def _first_line(error: Exception) -> str:
 
 CONTENDERS: dict[str, Contender] = {
     "pdist": Contender(_pdist, 3.0, "the paper's formula, torch.pdist"),
+    "hsplugin": Contender(_ours("auto"), 0, "this package, as it comes"),
     "tiled": Contender(_ours("tiled"), 0, "this package, torch tiles"),
     "triton": Contender(_ours("triton"), 0, "this package, fused CUDA kernel"),
     "reference": Contender(_ours("reference"), 5.0, "this package, by definition"),

@@ -112,7 +112,7 @@ def picture(results: list[Result], path: Path, title: str) -> None:
         own = [result for result in results if _kind(result.setting) == kind and result.seconds]
         for name in dict.fromkeys(result.contender for result in own):
             points = [(r.setting.n, 1e3 * r.median) for r in own if r.contender == name]
-            ours = name in ("tiled", "triton", "our-loss")
+            ours = name in ("hsplugin", "our-loss")
             style = ":" if name in CEILINGS else "-"
             ax.loglog(
                 *zip(*sorted(points), strict=True),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hsplugin.checks import check_compatible, check_features, check_positive, computing_dtype
 from hsplugin.errors import unknown
-from hsplugin.potential import distributed, reference, tiled
+from hsplugin.potential import distributed, few, reference, tiled
 
 BACKENDS = ("auto", "reference", "tiled", "triton")
 
@@ -143,12 +143,15 @@ def _value_and_gradient(
             return _value_and_gradient(
                 x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
             )
-    engine = _engine(backend, x)
     rows = x.contiguous()
-    columns, own_offset, ranks = rows, 0, 1
-    if gather_distributed:
-        columns, own_offset = distributed.gather_rows(rows)
-        ranks = distributed.world_size()
+    ranks = distributed.world_size() if gather_distributed else 1
+    if backend == "auto" and queue is None and not include_self and ranks == 1:
+        of_few = few.value_and_gradient(rows, t, need_gradient)
+        if of_few is not None:
+            value, gradient = of_few
+            return value, value.new_empty(0) if gradient is None else gradient
+    engine = _engine(backend, x)
+    columns, own_offset = distributed.gather_rows(rows) if ranks > 1 else (rows, 0)
     n, n_all = len(rows), len(columns)
     # How much each pair of a sum counts, the logarithm of this rank's sum, and its pull.
     terms: list[tuple[float, Tensor, Tensor | None]] = []
@@ -178,9 +181,11 @@ def _value_and_gradient(
         value = log_sum.add_(math.log(share / count)).to(dtype)
         if not need_gradient:
             return value, rows.new_empty(0, dtype=dtype)
-        return value, rows.new_zeros(rows.shape) if pull is None else pull.mul_(2 * t / share)
+        if pull is None:
+            return value, torch.zeros_like(rows, dtype=dtype)
+        return value, pull.mul_(2 * t / share)
     log_total = torch.stack([log_sum + math.log(share) for share, log_sum, _ in terms]).logsumexp(0)
-    if gather_distributed:
+    if ranks > 1:
         log_total = distributed.add_in_log_space(log_total)
     gradient = rows.new_zeros(rows.shape if need_gradient else 0, dtype=dtype)
     for _, log_sum, pull in terms:

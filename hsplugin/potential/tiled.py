@@ -19,8 +19,6 @@ DEVICE_TILE_BYTES = 2**26
 SMALLEST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
 # Multiplications in a product from which oneDNN makes up for its longer preparation.
 ONEDNN_WORK = 2**22
-# Rows of a self set up to which the number of calls decides, rather than the arithmetic.
-FEW_ROWS = 128
 
 
 def accumulate(
@@ -36,10 +34,6 @@ def accumulate(
     """
     dtype = computing_dtype(rows.dtype)
     symmetric = own_offset == 0 and rows is columns
-    if symmetric and 2 <= len(rows) <= FEW_ROWS and rows.is_cpu:
-        of_few = _accumulate_few(rows.to(dtype), t, need_gradient)
-        if of_few is not None:
-            return of_few
     scale = math.sqrt(2 * t)
     c = columns.to(dtype)
     centre = c.mean(dim=0)
@@ -70,33 +64,6 @@ def accumulate(
     total = _joined(sums).sum(dtype=torch.float64)
     log_sum = total.log() if shift is None else total.log() + shift
     return log_sum, _joined(pulls).div_((total * scale).to(dtype)) if need_gradient else None
-
-
-def _accumulate_few(
-    r: Tensor, t: float, need_gradient: bool
-) -> tuple[Tensor, Tensor | None] | None:
-    """The self set by its distances, in the fewest calls; None where weights could underflow."""
-    exponents = torch.pdist(r).square_().mul_(-t)
-    if not float(exponents.min()) > SMALLEST_EXPONENT[r.dtype]:  # or are NaN
-        return None
-    w = exponents.exp_()
-    total = 2 * float(w.sum(dtype=torch.float64))
-    log_sum = torch.scalar_tensor(math.log(total), dtype=torch.float64)
-    if not need_gradient:
-        return log_sum, None
-    n = len(r)
-    w = w.index_select(0, _pair_of_each_entry(n)).view(n, n).fill_diagonal_(0)
-    w.diagonal().sub_(w.sum(dim=1))  # so that the product takes off each row times its sum, too
-    return log_sum, torch.mm(w, r).mul_(1 / total)
-
-
-@functools.lru_cache(maxsize=16)
-def _pair_of_each_entry(n: int) -> Tensor:
-    """Where in the order of torch.pdist the pair of each entry of an n x n matrix is."""
-    i, j = torch.triu_indices(n, n, offset=1)
-    pairs = torch.zeros(n, n, dtype=torch.int64)
-    pairs[i, j] = pairs[j, i] = torch.arange(len(i))
-    return pairs.flatten()
 
 
 class _Tiles:

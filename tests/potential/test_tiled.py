@@ -41,15 +41,6 @@ def test_tiles_agree_with_the_definition(monkeypatch, dtype, onednn_work, t, n):
         assert (gradient.double() - expected_gradient).abs().max().item() <= 4 * tolerance * scale
 
 
-@pytest.mark.parametrize("n", [2, 3, 64, 128])
-def test_few_rows_agree_with_many_where_their_paths_part(n, monkeypatch):
-    x = sphere(n, 33).float()
-    few = reference.value_and_gradient(lambda z: log_mean_potential(z, 2.0), x)
-    monkeypatch.setattr(tiled, "FEW_ROWS", 0)
-    many = reference.value_and_gradient(lambda z: log_mean_potential(z, 2.0), x)
-    torch.testing.assert_close(few, many, rtol=2e-6, atol=2e-7)
-
-
 def test_memory_beyond_the_features_is_linear_in_their_number():
     program = """
 import resource, torch, hsplugin

@@ -1,0 +1,53 @@
+"""The potential of few rows on a CPU, where the number of calls decides, not the arithmetic."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from hsplugin.checks import computing_dtype
+
+# Up to here the distances of torch.pdist take no longer than a matrix product and its remainder.
+FEW_ROWS = 128
+# Exponentials of less come near to what float32 cannot hold, and are left to other engines.
+SMALLEST_EXPONENT = -80.0
+
+
+def value_and_gradient(
+    rows: Tensor, t: float, need_gradient: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    """Log-mean over the pairs within rows (n, d), and its gradient.
+
+    Returns:
+        A scalar and, if wanted, the gradient, both in the computing dtype; or None where there are
+        too many rows or one, weights could underflow, or a feature is NaN or infinite.
+    """
+    n = len(rows)
+    if not 2 <= n <= FEW_ROWS or not rows.is_cpu:
+        return None
+    dtype = computing_dtype(rows.dtype)
+    r = rows.to(dtype)
+    w = torch.pdist(r).square_().mul_(-t)
+    if not float(w.min()) > SMALLEST_EXPONENT:
+        return None
+    total = float(w.exp_().sum(dtype=torch.float64))
+    value = torch.scalar_tensor(math.log(2 * total / (n * (n - 1))), dtype=dtype)
+    if not need_gradient:
+        return value, None
+    # The diagonal holds some pair's weight, which the row's sum, taken off there, takes back. As
+    # the sum then multiplies the row itself, the product is sum_j w_ij (r_j - r_i).
+    w = w.index_select(0, _pair_of_each_entry(n)).view(n, n)
+    w.diagonal().sub_(w.sum(dim=1))
+    return value, torch.mm(w, r).mul_(2 * t / total)
+
+
+@functools.lru_cache(maxsize=16)
+def _pair_of_each_entry(n: int) -> Tensor:
+    """Where in the order of torch.pdist the pair of each entry of an n x n matrix is."""
+    i, j = torch.triu_indices(n, n, offset=1)
+    pairs = torch.zeros(n, n, dtype=torch.int64)
+    pairs[i, j] = pairs[j, i] = torch.arange(len(i))
+    return pairs.flatten()

@@ -1,0 +1,87 @@
+"""The path of small batches, against the float64 definition and where it must step back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsplugin.potential import few, log_mean_potential
+from tests import reference
+
+
+def features(n: int, d: int, seed: int, kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    if kind == "raw":
+        return x + 10
+    if kind == "twins":  # the first pair of all weighs one, whatever the others weigh
+        x[1 % n] = x[0]
+    x = torch.nn.functional.normalize(x, dim=1)
+    return x[:1] + 1e-4 * x if kind == "collapsed" else x
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(2, few.FEW_ROWS + 2),
+    d=st.sampled_from([1, 2, 7, 64, 200]),
+    t=st.sampled_from([0.01, 0.5, 2.0, 19.0, 25.0, 400.0]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    kind=st.sampled_from(["sphere", "twins", "collapsed", "raw"]),
+    seed=st.integers(0, 2**31),
+)
+def test_small_batches_agree_with_the_definition(n, d, t, dtype, kind, seed):
+    x = features(n, d, seed, kind).to(dtype)
+    expected, expected_gradient = reference.value_and_gradient(
+        lambda z: reference.log_mean_potential(z, t), x.double()
+    )
+    value, gradient = reference.value_and_gradient(lambda z: log_mean_potential(z, t), x)
+    radius = (x.double() - x.double().mean(0)).norm(dim=1).max().item()
+    size = x.double().norm(dim=1).max().item()
+    roundoff = 2.0**-53 if dtype == torch.float64 else 2.0**-24
+    error = roundoff * ((32 + d**0.5) * t * (radius**2 + radius) + abs(expected.item()) + 16)
+    assert abs(value.item() - expected.item()) <= error
+    kept = roundoff if dtype == torch.float64 else torch.finfo(dtype).eps / 2
+    gradient_error = (gradient.double() - expected_gradient).abs().max().item()
+    largest = expected_gradient.abs().max().item()
+    assert gradient_error <= 4 * t * (radius + size) * (4 * error + 64 * roundoff) + kept * largest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_back_where_it_would_be_wrong_and_only_there(dtype):
+    x = features(40, 8, 0, "sphere").to(dtype)
+    taken = few.value_and_gradient(x, 2.0, need_gradient=True)
+    assert taken is not None and taken[0].dtype == taken[1].dtype == dtype
+    assert few.value_and_gradient(x, 2.0, need_gradient=False)[1] is None
+    assert few.value_and_gradient(x, 100.0, need_gradient=True) is None
+    assert few.value_and_gradient(torch.cat([x] * 4), 2.0, need_gradient=True) is None
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        spoilt = x.clone()
+        spoilt[3, 1] = bad
+        assert few.value_and_gradient(spoilt, 2.0, need_gradient=True) is None
+
+
+def test_one_row_is_refused_or_its_own_pair():
+    row = features(1, 4, 0, "sphere").bfloat16()
+    with pytest.raises(ValueError, match="x has 1 row"):
+        log_mean_potential(row, gather_distributed=True)
+    value, gradient = reference.value_and_gradient(
+        lambda z: log_mean_potential(z, include_self=True), row
+    )
+    assert value.item() == 0 and gradient.dtype == torch.bfloat16
+    assert gradient.count_nonzero() == 0
+
+
+def test_runs_in_deterministic_mode():
+    x = features(40, 8, 0, "sphere").float()
+    torch.use_deterministic_algorithms(True)
+    try:
+        seen = [
+            reference.value_and_gradient(lambda z, n=n: log_mean_potential(z[:n]), x.repeat(9, 1))
+            for n in (40, 40, 300, 300)
+        ]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in (seen[:2], seen[2:]):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
