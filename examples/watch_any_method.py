@@ -37,7 +37,7 @@ class PrintedMonitor(GeometryMonitor):
         if trainer.is_global_zero and self.history:
             row = {k: v for k, v in self.history[-1].items() if k != "epoch"}
             values = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-            print(f"epoch {trainer.current_epoch}: {values}", flush=True)
+            print(f"\nepoch {trainer.current_epoch}: {values}", flush=True)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Say which submodules there are if nothing could be measured."""
