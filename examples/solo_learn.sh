@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# solo-learn with alignment and uniformity, from an unmodified clone, on a CPU and any image folder.
+#
+#   pip install 'hsplugin[solo]'
+#   bash examples/solo_learn.sh IMAGES [OUT]
+#
+# IMAGES holds train/CLASS/*.png and val/CLASS/*.png of five classes or more; it is resized to 32
+# pixels for training. OUT (default: solo_learn_run) gets a clone of solo-learn, the checkpoints and
+# lightning_logs, in which geometry/alignment and geometry/uniformity stand beside the accuracy.
+set -euo pipefail
+images=$(realpath "$1")
+mkdir -p "${2:-solo_learn_run}" && cd "${2:-solo_learn_run}"
+if [ ! -d solo-learn ]; then
+  git clone --quiet https://github.com/vturrisi/solo-learn
+  git -C solo-learn checkout --quiet 9187ea39c2c3f43c455ab06664d2b019a9802954
+fi
+data=(data.dataset=custom data.format=image_folder data.num_workers=2
+  "data.train_path=$images/train" "data.val_path=$images/val")
+cpu=(accelerator=cpu 'devices="1"' sync_batchnorm=False precision=32)
+
+# The config is found in hsplugin by its name; the monitor joins by an environment variable.
+HSPLUGIN_MONITOR=1 python solo-learn/main_pretrain.py --config-name align_uniform \
+  max_epochs=3 optimizer.batch_size=64 +scheduler.warmup_epochs=1 "${data[@]}" "${cpu[@]}"
+
+# Linear evaluation of the last checkpoint, by a config of solo-learn's own.
+checkpoint=$(ls -t trained_models/align_uniform/*/*.ckpt | head -n 1)
+python solo-learn/main_linear.py --config-path "$PWD/solo-learn/scripts/linear/imagenet-100" \
+  --config-name simclr wandb.enabled=False auto_resume.enabled=False pretrain_method=align_uniform \
+  "pretrained_feature_extractor=\"$PWD/$checkpoint\"" \
+  max_epochs=2 optimizer.batch_size=64 "${data[@]}" "${cpu[@]}"
