@@ -1,58 +1,61 @@
-r"""The potential by fused Triton kernels on CUDA, in O(N d) memory.
+r"""The potential by Triton kernels on CUDA, in O(N d) memory.
 
-Three ways through the pairs, all over square tiles that never leave the chip or, for large d, only
-in panels of bounded size:
+Three ways through the pairs, of which none adds atomically, so that each gives the same bits in
+every run, whether or not torch.use_deterministic_algorithms is on:
 
-- *Forward only* (metrics, no gradient): one sum a program over tiles I <= J of the self set.
-- *Fused*, up to d = 256 (128 for float32): a program holds a strip of rows and its pull, and walks
-  over the columns as attention does over keys. It has no use for symmetry, which would cost
-  atomic additions of N^2 d / BLOCK floats, and so is deterministic.
-- *Panels*, for larger d: the weights of a panel of at most 4096 x 4096 pairs are written down,
-  then multiplied with the columns and, transposed, with the rows: every weight of the self set
-  outside the diagonal panels is computed once. No atomic additions either.
+- *Forward only* (metrics, no gradient), any d: a sum a program over tiles of pairs, of the self
+  set only those with I <= J.
+- *Fused*, d up to 256 (bfloat16), 128 (float16, tf32) or 64 (float32): a program holds a strip of
+  rows and its pull and walks over the columns, as attention does over keys. Symmetry would save a
+  quarter of its products for N^2 d / 128 atomic additions, so it is not used.
+- *Panels*, larger d: the weights of at most 4096 x 4096 pairs are written down, then multiplied
+  with the columns and, transposed, with the rows. The self set's weights outside the panels on the
+  diagonal are computed once for both of their rows.
 
-Every way is deterministic, run to run, whether or not torch.use_deterministic_algorithms is on.
+========  ==============================  ========================================================
+features  exponents                       gradient
+========  ==============================  ========================================================
+float32   tf32x3: float32 accuracy        tf32x3: float32 accuracy
+float32,  those of the features rounded   weights and features rounded to tf32, 2^-11
+tf32      to tf32, to float32 accuracy
+bfloat16  exact products, float32 sums    weights rounded to bfloat16, 2^-8
+float16   exact products, float32 sums    weights rounded to tf32, 2^-11: float16 lacks the range
+========  ==============================  ========================================================
 
-Precision: weights are summed in float32 within a tile and in float64 over tiles.
+tf32 is taken where torch's own setting for matrix products permits it. float32 features are centred
+first, as distances stay the same while their products, and so the rounding, get smaller.
+Half-precision features are not, as that would round them: their exponents carry an error of about
+2^-22 t |x|^2 however close together they lie. Weights are summed in float32 within a tile and in
+float64 over tiles.
 
-========  ============================  ==========================================================
-features  exponents from                gradient from
-========  ============================  ==========================================================
-float32   tf32x3, centred features      tf32x3 products: float32 accuracy
-float32   tf32, where torch's setting   features and weights rounded to tf32 (2^-11). The value
-          for matrix products says so   is that of the rounded features, to float32 accuracy
-bfloat16  exact products in float32     weights rounded to bfloat16 (2^-8)
-float16   exact products in float32     weights rounded to tf32 (2^-11), as float16 lacks the range
-========  ============================  ==========================================================
+Where 4 t max|x|^2 is so large that weights would underflow, the largest exponent is found first and
+divided out, at the cost of one more forward. The device decides so; the host never waits for it.
 
-Half-precision features are not centred, for that would round them: their exponents are exact to
-about 2^-22 t |x|^2, however close together the features lie. On the sphere that is float32
-accuracy for usual t.
+Memory beyond the features: a padded copy of each set, the pull in float32 (of sets below 65536
+rows, as many copies of it as fill 65536 rows at most), and for panels 64 MiB of weights.
 
-Where 4 t max|x|^2 is large enough for weights to underflow, the largest exponent is found first and
-divided out. The device decides so by itself; the host never waits.
+Predictions, *unmeasured*: value and gradient on one H100 at its ceilings of 800 TFLOP/s (bfloat16),
+400 (tf32, of which tf32x3 takes three products for one), 3.6e12 exponentials and 3 TB a second.
+What of these overlaps, and what share of the ceilings is reached, is for a device to show.
 
-Memory beyond the features: a padded copy of each set, the pull in float32 (times the splits of the
-columns, which only small sets have: at most :data:`SPLIT_ROWS` rows altogether), and for panels
-64 MiB of weights.
-
-Predictions, *unmeasured*, for one H100 at 800 TFLOP/s (bfloat16), 400 (tf32) and a third of that
-(tf32x3), with 3.6e12 exponentials a second, forward and gradient:
-
-==============  =======  ==========================  =====================================
-N x d           way      flop, exponentials          time at the ceilings
-==============  =======  ==========================  =====================================
-65536 x 128     fused    2.2e12, 4.3e9               2.7 ms bf16, 5.5 tf32, 16.5 tf32x3
-16384 x 2048    panels   1.8e12, 1.7e8               2.2 ms bf16, 4.5 tf32, 13.4 tf32x3
-1048576 x 128   fused    5.6e14, 1.1e12              0.70 s bf16, 1.4 tf32, 4.2 tf32x3
-==============  =======  ==========================  =====================================
+============  ========  ======  ==============  ============  ============  ======================
+N x d         features  way     products        exponentials  weights r/w   time at the ceilings
+============  ========  ======  ==============  ============  ============  ======================
+65536 x 128   bfloat16  fused   2.2e12 flop     4.3e9         none          2.7 ms + 1.2 ms
+65536 x 128   tf32      fused   2.2e12 flop     4.3e9         none          5.5 ms + 1.2 ms
+65536 x 128   float32   panels  3 x 1.7e12      2.3e9         27 GB         12.8 ms + 9 ms
+16384 x 2048  bfloat16  panels  1.8e12 flop     1.7e8         1 GB          2.2 ms + 0.3 ms
+16384 x 2048  tf32      panels  1.8e12 flop     1.7e8         2 GB          4.5 ms + 0.7 ms
+16384 x 2048  float32   panels  3 x 1.8e12      1.7e8         2 GB          13.4 ms + 0.7 ms
+2^20 x 128    bfloat16  fused   5.6e14 flop     1.1e12        none          0.70 s + 0.31 s
+============  ========  ======  ==============  ============  ============  ======================
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,25 +69,23 @@ except ImportError as error:
     ) from error
 
 from hsplugin.potential import triton_kernels as kernels
+from hsplugin.potential.triton_blocks import (
+    PADDING,
+    WIDEST_FUSED,
+    exponent_blocks,
+    fused_blocks,
+    padded_width,
+    pull_blocks,
+)
 
 # Weights whose exponent (to base two) is at least this lose nothing to underflow.
 SMALLEST_EXPONENT = -110.0
-# Rows and columns of a panel of weights: its products keep every multiprocessor busy.
+# Rows and columns of a panel of weights, enough to keep every multiprocessor busy.
 PANEL = 4096
 # Columns are split until so many rows times splits are under way.
 SPLIT_ROWS = 65536
 LOG2_E = math.log2(math.e)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Blocks(NamedTuple):
-    """Tile sizes of a kernel, and how it is compiled."""
-
-    m: int
-    n: int
-    d: int
-    num_warps: int
-    num_stages: int
 
 
 def available(features: Tensor) -> bool:
@@ -99,7 +100,21 @@ def available(features: Tensor) -> bool:
         return True
     if not features.is_cuda or torch.version.hip is not None:
         return False
-    return torch.cuda.get_device_capability(features.device) >= (8, 0)
+    return _capability(features.device) >= 8 and _compiles()
+
+
+@functools.cache
+def _compiles() -> bool:
+    """Whether Triton can start kernels, for which it needs a C compiler that may be missing."""
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except Exception:
+        return False
+    return True
+
+
+def _capability(device: torch.device) -> int:
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 8
 
 
 def interpreted() -> bool:
@@ -132,7 +147,7 @@ def accumulate(
         pairs.row_bias = pairs.row_bias - shift
         if not need_gradient:
             total, pull = pairs.reduce().sum(), None
-        elif pairs.fits:
+        elif pairs.width <= WIDEST_FUSED[pairs.precision]:
             total, pull = pairs.fused()
         else:
             total, pull = pairs.panels()
@@ -156,9 +171,7 @@ class _Pairs:
         self.symmetric = own_offset == 0 and rows is columns
         # The scale as the kernels get it, so that scale and biases agree on one t.
         self.scale = torch.tensor(2 * t * LOG2_E, dtype=torch.float32).item()
-        d = rows.shape[1]
-        self.fits = d <= (256 if self.precision in ("bf16", "fp16") else 128)
-        self.width = max(16, triton.next_power_of_2(d)) if self.fits else _up(d, 128)
+        self.width = padded_width(self.precision, rows.shape[1])
         centre = columns.mean(dim=0) if self.precision in ("tf32", "tf32x3") else None
         self.columns, self.column_bias = self._prepared(columns, centre)
         self.rows, self.row_bias = self.columns, self.column_bias
@@ -172,7 +185,7 @@ class _Pairs:
 
     def _prepared(self, features: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
         n, d = features.shape
-        padded = features.new_zeros(_up(n, 128), self.width)
+        padded = features.new_zeros(-(-n // PADDING) * PADDING, self.width)
         if centre is None:
             padded[:n, :d] = features
         else:
@@ -192,7 +205,7 @@ class _Pairs:
 
     def reduce(self, *, largest: bool = False) -> Tensor:
         """Sums of the weights, or the largest exponents, one of each program."""
-        blocks = reduce_blocks(self.precision)
+        blocks = exponent_blocks(self.precision, self.width)
         strips = len(self.rows) // blocks.m
         column_tiles = len(self.columns) // blocks.n
         steps = column_tiles // 2 + 1 if self.symmetric else column_tiles
@@ -214,7 +227,7 @@ class _Pairs:
             tiles_per_split,
             steps,
             BLOCK=blocks.m,
-            BLOCK_D=min(blocks.d, self.width),
+            BLOCK_D=blocks.d,
             OWN=self.own,
             SYMMETRIC=self.symmetric,
             LARGEST=largest,
@@ -226,7 +239,7 @@ class _Pairs:
 
     def fused(self) -> tuple[Tensor, Tensor]:
         """Sum of the weights, and the pull times it."""
-        blocks = fused_blocks(self.precision, self.width)
+        blocks = fused_blocks(self.precision, self.width, _capability(self.rows.device))
         n = len(self.rows)
         column_tiles = len(self.columns) // blocks.n
         splits, tiles_per_split = _splits(SPLIT_ROWS, n, column_tiles)
@@ -274,7 +287,7 @@ class _Pairs:
         return total, pull.sub_(self.rows.float().mul_(sums.float().unsqueeze(1)))
 
     def _write_weights(self, weights: Tensor, i: int, j: int, height: int, width: int) -> Tensor:
-        blocks = reduce_blocks(self.precision)
+        blocks = exponent_blocks(self.precision, self.width)
         grid = (width // blocks.n, height // blocks.m)
         partials = weights.new_empty(grid[0] * grid[1], dtype=torch.float64)
         kernels.weights_kernel[grid](
@@ -311,7 +324,7 @@ class _Pairs:
         *,
         transposed: bool,
     ) -> None:
-        blocks = apply_blocks(self.precision)
+        blocks = pull_blocks(self.precision)
         kernels.apply_kernel[(self.width // blocks.d, height // blocks.m)](
             weights,
             self.columns,
@@ -330,31 +343,6 @@ class _Pairs:
             num_warps=blocks.num_warps,
             num_stages=blocks.num_stages,
         )
-
-
-def reduce_blocks(precision: str) -> Blocks:
-    """Tiles of the kernels that compute exponents alone."""
-    if precision in ("bf16", "fp16"):
-        return Blocks(128, 128, 64, 8, 3)
-    return Blocks(128, 128, 32, 8, 3) if precision == "tf32" else Blocks(64, 64, 32, 4, 3)
-
-
-def fused_blocks(precision: str, width: int) -> Blocks:
-    """Tiles of the fused kernel."""
-    if precision in ("bf16", "fp16"):
-        return Blocks(128, 64, width, 8, 3 if width <= 128 else 2)
-    return Blocks(64, 32, width, 4, 2)
-
-
-def apply_blocks(precision: str) -> Blocks:
-    """Tiles of the product of weights and columns, m rows by d of the pull, n columns a step."""
-    if precision == "bf16":
-        return Blocks(128, 64, 128, 8, 3)
-    return Blocks(64, 32, 64, 4, 3) if precision == "tf32x3" else Blocks(128, 32, 128, 8, 3)
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def _splits(target: int, rows: int, tiles: int) -> tuple[int, int]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hsplugin.potential import log_mean_potential, reference
 
@@ -229,6 +231,35 @@ def test_strided_and_expanded_views():
         assert value.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+class LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation of torch returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+@runs_kernels
+@pytest.mark.parametrize("d", [3, 257])
+@pytest.mark.parametrize("need_gradient", [True, False])
+def test_no_tensor_grows_with_the_square_of_n(need_gradient, d, monkeypatch):
+    from hsplugin.potential import triton
+
+    monkeypatch.setattr(triton, "PANEL", 256)
+    monkeypatch.setattr(triton, "SPLIT_ROWS", 128)
+    n = 260 if d == 257 else 900
+    x = features(n, d, torch.bfloat16).to(DEVICE)
+    with LargestTensor() as largest:
+        triton.accumulate(x, x, 2.0, own_offset=0, need_gradient=need_gradient)
+    # Features padded to tiles, or one panel.
+    assert n * d <= largest.numel <= max((n + 128) * max(32, d + 127), 256**2)
+
+
 @runs_kernels
 def test_two_runs_agree_to_the_bit():
     x = features(150, 20, torch.float32).to(DEVICE)
@@ -249,3 +280,68 @@ def test_float64_is_left_to_the_tiles():
     with pytest.raises(ValueError, match=r"backend='triton' cannot take torch.float64"):
         log_mean_potential(x, 2.0, backend="triton")
     assert log_mean_potential(x, 2.0, backend="auto").isfinite()
+
+
+on_device = pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA device")
+
+
+@on_device
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "d"), [(20_000, 2), (20_001, 128), (9_000, 256), (9_001, 2048)])
+def test_large_sets_on_a_device(n, d, dtype):
+    x = features(n, d, dtype)
+    check_against_tiles(x, 2.0)
+
+
+def check_against_tiles(x, t):
+    """Hold value and gradient to the tiled engine's in float64, the definition being too large."""
+    leaf = x.to(DEVICE).requires_grad_()
+    value = log_mean_potential(leaf, t, backend="triton")
+    value.backward()
+    exact_leaf = x.double().to(DEVICE).requires_grad_()
+    exact = log_mean_potential(exact_leaf, t, backend="tiled")
+    exact.backward()
+    assert value.item() == pytest.approx(exact.item(), abs=2e-6)
+    error = (leaf.grad.double() - exact_leaf.grad).norm() / exact_leaf.grad.norm()
+    assert error < {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}[x.dtype]
+
+
+@on_device
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [128, 2048])
+def test_memory_on_a_device_is_linear_in_n(d, dtype):
+    from hsplugin.potential import triton
+
+    n = 65_536 if d == 128 else 16_384
+    x = features(1024, d, dtype).repeat(n // 1024, 1).to(DEVICE)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = triton.accumulate(x, x, 2.0, own_offset=0, need_gradient=True)
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    assert result[1].shape == x.shape
+    # The padded copy, two of the pull in float32, a panel, and numbers a row.
+    assert peak <= x.nbytes + 2 * n * d * 4 + 4096**2 * 4 + 200 * n + 2**22
+
+
+@on_device
+def test_auto_takes_this_engine_on_a_device_and_never_waits_for_it():
+    from hsplugin import potential
+    from hsplugin.potential import triton
+
+    x = features(500, 64, torch.float32).to(DEVICE).requires_grad_()
+    assert potential._engine("auto", x) is triton
+    log_mean_potential(x, 2.0).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        log_mean_potential(x, 2.0).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@on_device
+def test_compiles_into_one_graph_on_a_device():
+    x = features(500, 64, torch.float32).to(DEVICE)
+    compiled = torch.compile(lambda z: log_mean_potential(z * 1.0, 2.0), fullgraph=True)
+    assert compiled(x).item() == pytest.approx(log_mean_potential(x, 2.0).item(), abs=1e-6)

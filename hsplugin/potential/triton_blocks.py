@@ -1,0 +1,65 @@
+"""Tile sizes of the Triton kernels: the largest that spill no register on any device served.
+
+Chosen by ahead-of-time compilation alone; none of them has been timed. All fit the shared memory
+of the smallest of these devices, 99 KiB.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# The widest features whose pull a program can hold; wider ones go by panels. Products in three
+# steps, and of float16 with tf32, take the most registers.
+WIDEST_FUSED = {"bf16": 256, "fp16": 128, "tf32": 128, "tf32x3": 64}
+# Sets are padded to a multiple of every tile.
+PADDING = 128
+
+
+class Blocks(NamedTuple):
+    """Tile sizes of a kernel, and how it is compiled."""
+
+    m: int
+    n: int
+    d: int
+    num_warps: int
+    num_stages: int
+
+
+def padded_width(precision: str, d: int) -> int:
+    """Width that features of dimension d are padded to: one chunk, or whole chunks."""
+    if d <= WIDEST_FUSED[precision]:
+        return max(32, 1 << (d - 1).bit_length())
+    return -(-d // PADDING) * PADDING
+
+
+def exponent_blocks(precision: str, width: int) -> Blocks:
+    """Tiles of the kernels that compute exponents, reading features in chunks of d."""
+    m, n, d, num_warps, num_stages = {
+        "bf16": (128, 128, 64, 8, 3),
+        "fp16": (128, 128, 64, 8, 3),
+        "tf32": (128, 128, 32, 8, 3),
+        "tf32x3": (64, 64, 32, 4, 3),
+    }[precision]
+    return Blocks(m, n, min(d, width), num_warps, num_stages)
+
+
+def fused_blocks(precision: str, width: int, capability: int) -> Blocks:
+    """Tiles of the fused kernel, for devices of this major compute capability."""
+    if precision == "bf16" and width == 256:
+        return Blocks(64, 64, width, 8, 2)
+    if precision in ("bf16", "fp16"):
+        narrow = width == 128 and (precision == "fp16" or capability != 9)
+        return Blocks(128, 32 if narrow else 64, width, 8, 2 if width == 128 else 3)
+    if precision == "tf32":
+        return Blocks(64 if width == 128 else 128, 32, width, 8, 2)
+    return Blocks(64, 16, width, 8, 2) if width == 64 else Blocks(64, 32, width, 4, 2)
+
+
+def pull_blocks(precision: str) -> Blocks:
+    """Tiles of the product of weights and columns: m rows by d of the pull, n columns a step."""
+    return {
+        "bf16": Blocks(128, 64, 128, 8, 3),
+        "fp16": Blocks(128, 32, 128, 8, 3),
+        "tf32": Blocks(128, 32, 128, 8, 3),
+        "tf32x3": Blocks(128, 32, 64, 8, 3),
+    }[precision]

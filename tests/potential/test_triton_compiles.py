@@ -1,0 +1,191 @@
+"""Every kernel the Triton engine can launch, compiled ahead of time: no device is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton")
+
+from hsplugin.potential import triton_kernels as kernels  # noqa: E402
+from hsplugin.potential.triton_blocks import (  # noqa: E402
+    WIDEST_FUSED,
+    Blocks,
+    exponent_blocks,
+    fused_blocks,
+    padded_width,
+    pull_blocks,
+)
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels cannot be compiled"
+)
+ROOT = Path(__file__).parents[2]
+# The most shared memory of a thread block, by compute capability, as NVIDIA's CUDA programming
+# guide has it: 163 KiB for 8.0, but 99 KiB for 8.6 and 8.9, which run what is compiled for 8.0.
+SHARED_MEMORY = {80: 99 * 1024, 90: 227 * 1024}
+FEATURES = {"bf16": "*bf16", "fp16": "*fp16", "tf32": "*fp32", "tf32x3": "*fp32"}
+# The symmetric self set, rows among the columns of all ranks, a queue.
+PAIRS = [(True, True), (False, True), (False, False)]
+
+
+def launches(precision: str, capability: int):
+    """(kernel, types of its arguments, constants, blocks) of every launch."""
+    features = FEATURES[precision]
+    weights = "*bf16" if precision == "bf16" else "*fp32"
+    common = {
+        **dict.fromkeys(("rows", "columns"), features),
+        **dict.fromkeys(("row_bias", "column_bias"), "*fp32"),
+        "own_offset": "i32",
+        "scale": "fp32",
+    }
+    widths = sorted({padded_width(precision, d) for d in range(1, 600)})
+    for width in widths:
+        if width <= WIDEST_FUSED[precision]:
+            for own in (True, False):
+                blocks = fused_blocks(precision, width, capability // 10)
+                yield (
+                    kernels.fused_kernel,
+                    {
+                        **common,
+                        "pull": "*fp32",
+                        "totals": "*fp64",
+                        **dict.fromkeys(("column_tiles", "tiles_per_split"), "i32"),
+                    },
+                    {"D": width, "BLOCK_M": blocks.m, "BLOCK_N": blocks.n, "OWN": own},
+                    blocks,
+                )
+    for blocks in sorted({exponent_blocks(precision, width) for width in widths}):
+        constants = {"BLOCK": blocks.m, "BLOCK_D": blocks.d}
+        for symmetric, own in PAIRS:
+            for largest in (True, False):
+                integers = ("d", "column_tiles", "tiles_per_split", "steps")
+                yield (
+                    kernels.reduce_kernel,
+                    {
+                        **common,
+                        "needed": "*i32",
+                        "partials": "*fp32" if largest else "*fp64",
+                        **dict.fromkeys(integers, "i32"),
+                    },
+                    {**constants, "SYMMETRIC": symmetric, "OWN": own, "LARGEST": largest},
+                    blocks,
+                )
+    blocks = exponent_blocks(precision, widths[-1])
+    for own in (True, False):
+        yield (
+            kernels.weights_kernel,
+            {
+                **common,
+                "weights": weights,
+                "totals": "*fp64",
+                **dict.fromkeys(("d", "i_start", "j_start", "stride"), "i32"),
+            },
+            {"BLOCK": blocks.m, "BLOCK_D": blocks.d, "OWN": own},
+            blocks,
+        )
+    blocks = pull_blocks(precision)
+    for transposed in (True, False):
+        yield (
+            kernels.apply_kernel,
+            {
+                "weights": weights,
+                "columns": features,
+                "pull": "*fp32",
+                "sums": "*fp64",
+                **dict.fromkeys(("d", "i_start", "j_start", "count", "stride"), "i32"),
+            },
+            {
+                "BLOCK_M": blocks.m,
+                "BLOCK_K": blocks.n,
+                "BLOCK_D": blocks.d,
+                "TRANSPOSED": transposed,
+            },
+            blocks,
+        )
+
+
+def compiled(kernel, types, constants, blocks: Blocks, capability: int):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    # What a launch knows of its arguments: torch's memory is aligned, widths are multiples of 16.
+    aligned = [n for n, kind in types.items() if kind.startswith("*") or n in ("d", "stride")]
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    return triton.compile(
+        source,
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": blocks.num_warps, "num_stages": blocks.num_stages},
+    )
+
+
+def stack_and_registers(cubin: bytes, path: Path) -> tuple[int, int]:
+    """Bytes of stack, where a kernel puts what it spills, and registers of a thread."""
+    path.write_bytes(cubin)
+    (cuobjdump,) = Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump")
+    command = [cuobjdump, "--dump-resource-usage", path]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+).* LOCAL:(\d+)", output)
+    assert found, output
+    registers, stack, local = map(int, found.groups())
+    return stack + local, registers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", FEATURES)
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_fits_without_spilling(capability, precision, tmp_path):
+    report = []
+    for kernel, types, constants, blocks in launches(precision, capability):
+        constants = {**constants, "PRECISION": precision}
+        binary = compiled(kernel, types, constants, blocks, capability)
+        stack, registers = stack_and_registers(binary.asm["cubin"], tmp_path / "kernel.cubin")
+        shared = binary.metadata.shared
+        line = f"{kernel.__name__} {constants} {blocks}: {registers=} {stack=} {shared=}"
+        report.append(line)
+        print(line)
+        assert stack == 0, line
+        assert shared <= SHARED_MEMORY[capability], line
+    assert len(report) > 10
+
+
+def other_versions() -> list[str]:
+    """Folders with other versions of Triton, of `pip install --target FOLDER triton==...`."""
+    return [p for p in os.environ.get("HSPLUGIN_TRITON_PATHS", "").split(os.pathsep) if p]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not other_versions(), reason="HSPLUGIN_TRITON_PATHS names no other versions")
+@pytest.mark.parametrize("interpret", ["0", "1"])
+@pytest.mark.parametrize("folder", other_versions())
+def test_other_versions_of_triton(folder, interpret):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]),
+        "TRITON_INTERPRET": interpret,
+        "HSPLUGIN_TRITON_PATHS": "",
+    }
+    name = "test_triton.py" if interpret == "1" else "test_triton_compiles.py"
+    test_file = Path(__file__).with_name(name)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test_file]
+    found = subprocess.run(
+        [sys.executable, "-c", "import triton; print(triton.__file__)"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(folder)
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0 and "passed" in run.stdout, run.stdout + run.stderr
