@@ -151,9 +151,10 @@ def accumulate(
             total, pull = pairs.fused()
         else:
             total, pull = pairs.panels()
+        total = total + pairs.nan
         if pull is not None:
-            pull = pull[: rows.shape[0], : rows.shape[1]].div_(total)
-        return total.log() + shift.double() / LOG2_E + pairs.nan, pull
+            pull = pull[: rows.shape[0], : rows.shape[1]].contiguous().div_(total)
+        return total.log() + shift.double() / LOG2_E, pull
 
 
 class _Pairs:
@@ -191,17 +192,21 @@ class _Pairs:
         else:
             torch.sub(features, centre, out=padded[:n, :d])
             if self.precision == "tf32":
-                bits = padded.view(torch.int32)
-                bits.add_(0x1000).bitwise_and_(-0x2000)
+                # Of x - (1 + 2^13) x only the upper bits last: 11 of 24 remain in the sum.
+                multiple = padded * (1 + 2**13)
+                padded.sub_(multiple).add_(multiple)
         radius = torch.linalg.vector_norm(padded[:n], dim=1, dtype=torch.float64)
         bias = padded.new_full((len(padded),), -torch.inf, dtype=torch.float32)
         bias[:n] = radius.square_().mul_(-self.scale / 2)
         return padded, bias
 
+    def _operands(self) -> tuple[Tensor, ...]:
+        return self.rows, self.columns, self.row_bias, self.column_bias
+
     def shift(self) -> Tensor:
         """The largest exponent where weights would underflow without, else 0; a device scalar."""
         largest = self.reduce(largest=True).max()
-        return torch.where(self.shift_needed, largest, 0)
+        return largest.masked_fill_(~self.shift_needed, 0)
 
     def reduce(self, *, largest: bool = False) -> Tensor:
         """Sums of the weights, or the largest exponents, one of each program."""
@@ -214,10 +219,7 @@ class _Pairs:
             splits * strips, dtype=torch.float32 if largest else torch.float64
         )
         kernels.reduce_kernel[(strips, splits)](
-            self.rows,
-            self.columns,
-            self.row_bias,
-            self.column_bias,
+            *self._operands(),
             self.shift_needed.int(),
             partials,
             self.own_offset,
@@ -246,10 +248,7 @@ class _Pairs:
         pull = self.rows.new_empty(splits, n, self.width, dtype=torch.float32)
         totals = self.rows.new_empty(splits, n, dtype=torch.float64)
         kernels.fused_kernel[(n // blocks.m, splits)](
-            self.rows,
-            self.columns,
-            self.row_bias,
-            self.column_bias,
+            *self._operands(),
             pull,
             totals,
             self.own_offset,
@@ -291,10 +290,7 @@ class _Pairs:
         grid = (width // blocks.n, height // blocks.m)
         partials = weights.new_empty(grid[0] * grid[1], dtype=torch.float64)
         kernels.weights_kernel[grid](
-            self.rows,
-            self.columns,
-            self.row_bias,
-            self.column_bias,
+            *self._operands(),
             weights,
             partials,
             self.own_offset,

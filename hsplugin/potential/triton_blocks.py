@@ -46,7 +46,7 @@ def exponent_blocks(precision: str, width: int) -> Blocks:
 def fused_blocks(precision: str, width: int, capability: int) -> Blocks:
     """Tiles of the fused kernel, for devices of this major compute capability."""
     if precision == "bf16" and width == 256:
-        return Blocks(64, 64, width, 8, 2)
+        return Blocks(64, 32, width, 8, 2)
     if precision in ("bf16", "fp16"):
         narrow = width == 128 and (precision == "fp16" or capability != 9)
         return Blocks(128, 32 if narrow else 64, width, 8, 2 if width == 128 else 3)
