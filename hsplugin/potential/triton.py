@@ -5,9 +5,9 @@ every run, whether or not torch.use_deterministic_algorithms is on:
 
 - *Forward only* (metrics, no gradient), any d: a sum a program over tiles of pairs, of the self
   set only those with I <= J.
-- *Fused*, d up to 256 (bfloat16), 128 (float16, tf32) or 64 (float32): a program holds a strip of
-  rows and its pull and walks over the columns, as attention does over keys. Symmetry would save a
-  quarter of its products for N^2 d / 128 atomic additions, so it is not used.
+- *Fused*, d up to 128, or 64 in float32: a program holds a strip of rows and its pull and walks
+  over the columns, as attention does over keys. Symmetry would save a quarter of its products for
+  N^2 d / 256 atomic additions, so it is not used.
 - *Panels*, larger d: the weights of at most 4096 x 4096 pairs are written down, then multiplied
   with the columns and, transposed, with the rows. The self set's weights outside the panels on the
   diagonal are computed once for both of their rows.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# The widest features whose pull a program can hold; wider ones go by panels. Products in three
-# steps, and of float16 with tf32, take the most registers.
-WIDEST_FUSED = {"bf16": 256, "fp16": 128, "tf32": 128, "tf32x3": 64}
+# The widest features whose pull a program can hold without spilling; wider ones go by panels.
+WIDEST_FUSED = {"bf16": 128, "fp16": 128, "tf32": 128, "tf32x3": 64}
 # Sets are padded to a multiple of every tile.
 PADDING = 128
 
@@ -45,8 +44,6 @@ def exponent_blocks(precision: str, width: int) -> Blocks:
 
 def fused_blocks(precision: str, width: int, capability: int) -> Blocks:
     """Tiles of the fused kernel, for devices of this major compute capability."""
-    if precision == "bf16" and width == 256:
-        return Blocks(64, 32, width, 8, 2)
     if precision in ("bf16", "fp16"):
         narrow = width == 128 and (precision == "fp16" or capability != 9)
         return Blocks(128, 32 if narrow else 64, width, 8, 2 if width == 128 else 3)
