@@ -1,32 +1,30 @@
-"""The Triton engine: by Triton's interpreter, compiled ahead of time, and on a device.
+"""The Triton engine's values, on a device or by Triton's interpreter.
 
-Triton decides when a kernel is defined whether it will be interpreted. Where there is no device,
-the tests of values therefore run in a process of their own with TRITON_INTERPRET=1, which one
-test starts; on a machine with a device the same tests run on it, compiled.
+Triton decides when a kernel is defined whether it will be interpreted, so that without a device
+these tests need a process with TRITON_INTERPRET=1; test_triton_compiles.py starts one.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hsplugin.potential import log_mean_potential, reference
-
 pytest.importorskip("triton")
+
+from hsplugin import potential
+from hsplugin.potential import log_mean_potential, reference, triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-runs_kernels = pytest.mark.skipif(
-    not INTERPRETED and not torch.cuda.is_available(),
-    reason="needs a CUDA device or TRITON_INTERPRET=1, which test_by_the_interpreter sets",
-)
+if DEVICE == "cpu" and not INTERPRETED:
+    pytest.skip(
+        "needs a CUDA device or TRITON_INTERPRET=1, which test_values_by_the_interpreter sets",
+        allow_module_level=True,
+    )
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # How far a float32 sum of rounded products may be from exact, and the rounding of the weights in
 # the gradient: see the table in the engine's docstring. The interpreter cuts bfloat16 off.
@@ -38,16 +36,6 @@ WEIGHT_ROUNDOFF = {
 }
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is the one that starts the interpreter")
-def test_by_the_interpreter():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    root = Path(__file__).parents[2]
-    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
-
-
 def features(n: int, d: int, dtype: torch.dtype, seed: int = 0, spread: float = 1.0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=generator, dtype=torch.float64)
@@ -56,8 +44,6 @@ def features(n: int, d: int, dtype: torch.dtype, seed: int = 0, spread: float = 
 
 def check(rows, columns, t, own_offset):
     """Hold value and pull to the definition, by tolerances derived from the rounding."""
-    from hsplugin.potential import triton
-
     device_rows = rows.to(DEVICE)
     device_columns = device_rows if columns is rows else columns.to(DEVICE)
     arguments = (device_rows, device_columns, t)
@@ -99,7 +85,6 @@ def rounded_to_tf32(x):
     return torch.ldexp((mantissa * 2**11).round(), exponent - 11)
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [2, 100, 200, 257])
 @pytest.mark.parametrize("n", [2, 200])
@@ -108,7 +93,6 @@ def test_self_set(n, d, dtype):
     check(x, x, 2.0, 0)
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [5, 257])
 @pytest.mark.parametrize(("n", "m", "own_offset"), [(70, 300, 0), (70, 300, 131), (1, 130, 129)])
@@ -117,7 +101,6 @@ def test_rows_among_the_columns_of_all_ranks(n, m, own_offset, d, dtype):
     check(columns[own_offset : own_offset + n].contiguous(), columns, 2.0, own_offset)
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [5, 257])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (130, 3), (3, 400)])
@@ -125,7 +108,6 @@ def test_rows_against_a_queue(n, m, d, dtype):
     check(features(n, d, dtype), features(m, d, dtype, seed=1), 2.0, None)
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("own_offset", [0, None])
 def test_d_of_2048(own_offset, dtype):
@@ -133,7 +115,6 @@ def test_d_of_2048(own_offset, dtype):
     check(x, x if own_offset == 0 else features(20, 2048, dtype, seed=1), 2.0, own_offset)
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("t", [0.01, 50.0, 1000.0])
 @pytest.mark.parametrize("d", [8, 300])
@@ -143,37 +124,29 @@ def test_weights_that_underflow_are_shifted(d, t, dtype):
     check(features(20, d, dtype, seed=1), x, t, None)
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_far_below_every_float_still_have_a_logarithm(dtype):
     x = torch.tensor([[100.0, 0.0], [0.0, 100.0], [-100.0, 0.0]]).to(dtype)
     check(x, x, 2.0, 0)
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("own_offset", [0, 140])
 def test_panels_meet_without_gap_or_overlap(own_offset, dtype, monkeypatch):
-    from hsplugin.potential import triton
-
     monkeypatch.setattr(triton, "PANEL", 128)
     columns = features(300, 257, dtype)
     check(columns if own_offset == 0 else columns[140:300].contiguous(), columns, 2.0, own_offset)
 
 
-@runs_kernels
 @pytest.mark.parametrize("split_rows", [1, 10**6])
 @pytest.mark.parametrize("n", [380, 500])
 def test_splits_meet_without_gap_or_overlap(n, split_rows, monkeypatch):
-    from hsplugin.potential import triton
-
     monkeypatch.setattr(triton, "SPLIT_ROWS", split_rows)
     x = features(n, 6, torch.float32)
     check(x, x, 2.0, 0)
     check(features(200, 6, torch.float32, seed=1), x, 2.0, None)
 
 
-@runs_kernels
 @pytest.mark.parametrize("d", [16, 200])
 def test_tf32_where_torch_permits_it(d):
     before = torch.get_float32_matmul_precision()
@@ -186,14 +159,11 @@ def test_tf32_where_torch_permits_it(d):
         torch.set_float32_matmul_precision(before)
 
 
-@runs_kernels
 @pytest.mark.parametrize("spread", [1e-3, 1e-2])
 def test_float32_features_far_from_the_origin_lose_nothing(spread):
     x = features(150, 24, torch.float64, spread=spread) + 7
     x = x.float()
     check_centred = x.double() - x.double().mean(0)
-    from hsplugin.potential import triton
-
     on_device = x.to(DEVICE)
     log_sum, _ = triton.accumulate(on_device, on_device, 1000.0, own_offset=0, need_gradient=True)
     expected, _ = reference.accumulate(
@@ -205,7 +175,6 @@ def test_float32_features_far_from_the_origin_lose_nothing(spread):
     assert abs(log_sum.item() - expected.item()) <= error
 
 
-@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
 @pytest.mark.parametrize("where", ["x", "queue"])
@@ -222,7 +191,6 @@ def test_nan_and_infinity_come_out_as_nan(d, where, bad, dtype):
         assert leaf.grad.isnan().all()
 
 
-@runs_kernels
 @pytest.mark.parametrize("sign", [0, -(2**31)])
 def test_nan_of_a_device_survives_rounding_to_tf32(sign):
     x = features(5, 3, torch.float32)
@@ -236,7 +204,6 @@ def test_nan_of_a_device_survives_rounding_to_tf32(sign):
     assert value.isnan()
 
 
-@runs_kernels
 def test_strided_and_expanded_views():
     base = features(24, 6, torch.float32).to(DEVICE)
     for view in (base[::2], base.T, base[:, 1::2], base[:1].expand(5, 6)):
@@ -258,12 +225,9 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@runs_kernels
 @pytest.mark.parametrize(("d", "width"), [(3, 32), (65, 128)])  # fused, panels
 @pytest.mark.parametrize("need_gradient", [True, False])
 def test_no_tensor_grows_with_the_square_of_n(need_gradient, d, width, monkeypatch):
-    from hsplugin.potential import triton
-
     monkeypatch.setattr(triton, "PANEL", 128)
     monkeypatch.setattr(triton, "SPLIT_ROWS", 128)
     n, padded = 600, 640
@@ -273,21 +237,15 @@ def test_no_tensor_grows_with_the_square_of_n(need_gradient, d, width, monkeypat
     assert n * d * 4 <= largest.nbytes <= padded * width * 4 < n * n * 4
 
 
-@runs_kernels
 def test_two_runs_agree_to_the_bit():
     x = features(150, 20, torch.float32).to(DEVICE)
-    from hsplugin.potential import triton
-
     first = triton.accumulate(x, x, 2.0, own_offset=0, need_gradient=True)
     second = triton.accumulate(x, x, 2.0, own_offset=0, need_gradient=True)
     assert first[0].item() == second[0].item()
     assert torch.equal(first[1], second[1])
 
 
-@runs_kernels
 def test_float64_is_left_to_the_tiles():
-    from hsplugin.potential import triton
-
     x = features(5, 3, torch.float64).to(DEVICE)
     assert not triton.available(x)
     with pytest.raises(ValueError, match=r"backend='triton' cannot take torch.float64"):
@@ -323,8 +281,6 @@ def check_against_tiles(x, t):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [128, 2048])
 def test_memory_on_a_device_is_linear_in_n(d, dtype):
-    from hsplugin.potential import triton
-
     n = 65_536 if d == 128 else 16_384
     x = features(1024, d, dtype).repeat(n // 1024, 1).to(DEVICE)
     torch.cuda.synchronize()
@@ -340,9 +296,6 @@ def test_memory_on_a_device_is_linear_in_n(d, dtype):
 
 @on_device
 def test_auto_takes_this_engine_on_a_device_and_never_waits_for_it():
-    from hsplugin import potential
-    from hsplugin.potential import triton
-
     x = features(500, 64, torch.float32).to(DEVICE).requires_grad_()
     assert potential._engine("auto", x) is triton
     log_mean_potential(x, 2.0).backward()

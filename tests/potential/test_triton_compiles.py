@@ -1,4 +1,9 @@
-"""Every kernel the Triton engine can launch, compiled ahead of time: no device is needed."""
+"""What can be known of the Triton engine without a device.
+
+Every kernel it can launch is compiled ahead of time, and test_triton.py run by the interpreter.
+HSPLUGIN_TRITON_PATHS names folders with other versions of Triton to do the same with, each made by
+``pip install --target FOLDER triton==...``.
+"""
 
 from __future__ import annotations
 
@@ -165,27 +170,32 @@ def other_versions() -> list[str]:
     return [p for p in os.environ.get("HSPLUGIN_TRITON_PATHS", "").split(os.pathsep) if p]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not other_versions(), reason="HSPLUGIN_TRITON_PATHS names no other versions")
-@pytest.mark.parametrize("interpret", ["0", "1"])
-@pytest.mark.parametrize("folder", other_versions())
-def test_other_versions_of_triton(folder, interpret):
+def run_tests(name: str, folder: str, **environment: str) -> None:
+    """Run a file of tests in a process that finds the Triton in a folder first."""
+    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]),
-        "TRITON_INTERPRET": interpret,
+        **environment,
+        "PYTHONPATH": path,
         "HSPLUGIN_TRITON_PATHS": "",
     }
-    name = "test_triton.py" if interpret == "1" else "test_triton_compiles.py"
-    test_file = Path(__file__).with_name(name)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test_file]
-    found = subprocess.run(
-        [sys.executable, "-c", "import triton; print(triton.__file__)"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    program = "import triton; print(triton.__file__)"
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.startswith(folder)
+    tests = Path(__file__).with_name(name)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0 and "passed" in run.stdout, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["", *other_versions()])
+def test_values_by_the_interpreter(folder):
+    run_tests("test_triton.py", folder, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", other_versions())
+def test_fits_without_spilling_in_other_versions(folder):
+    run_tests("test_triton_compiles.py", folder)
