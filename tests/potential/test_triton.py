@@ -176,6 +176,14 @@ def test_float32_features_far_from_the_origin_lose_nothing(spread):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [24, 130])
+def test_rounded_weights_do_not_make_a_collapsed_row_pull_at_itself(d, dtype):
+    nearby = features(1, d, torch.float64) + features(130, d, torch.float64, seed=1, spread=0.01)
+    x = nearby.to(dtype)
+    check(x, x, 2.0, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
 @pytest.mark.parametrize("where", ["x", "queue"])
 @pytest.mark.parametrize("d", [3, 257])
