@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hsplugin.compare.data import DATA
+from hsplugin.compare.data import DATA, source
 from hsplugin.compare.methods import METHODS, UNTRAINED, options_of
 from hsplugin.compare.settings import Machine, RunSettings
 from hsplugin.errors import CommandError, unknown
@@ -16,13 +16,34 @@ from hsplugin.errors import CommandError, unknown
 FIRST_METHODS = ["align_uniform", "hypersphere", "simclr", "barlowtwins", "vicreg"]
 
 
+DEFAULTS: dict[str, Any] = {
+    **RunSettings(method="").shared(),
+    "epochs": None,
+    "batch_size": None,
+    "labels_per_class": None,
+    "methods": FIRST_METHODS,
+    "seeds": [0],
+    "set": [],
+    "out": "comparison",
+    "jobs": None,
+    "threads": None,
+    "data_dir": None,
+    "accelerator": "auto",
+    "devices": 1,
+    "config": None,
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags."""
-    defaults = RunSettings(method="")
+    """Declare the flags; one that is not given is absent, so that a config file may give it."""
+    parser.argument_default = argparse.SUPPRESS
     what = parser.add_argument_group("what to compare")
-    what.add_argument("--data", default=defaults.data, help=f"one of {', '.join(DATA)}")
+    what.add_argument(
+        "--data", help=f"one of {', '.join(DATA)}, or a folder of images; default: digits"
+    )
     what.add_argument("--data-dir", help="folder that holds the data set's files")
     what.add_argument("--train-size", type=int, help="use only so many training images")
+    what.add_argument("--image-size", type=int, help="side of a folder's images; default: 64")
     what.add_argument(
         "--labels-per-class",
         type=int,
@@ -32,43 +53,98 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--methods",
         nargs="+",
-        default=FIRST_METHODS,
         metavar="METHOD",
         help=f"any of {', '.join(METHODS)}; default: {' '.join(FIRST_METHODS)}",
     )
-    what.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
+    what.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: 0")
     what.add_argument(
         "--set",
         nargs="+",
         action="extend",
-        default=[],
         metavar="METHOD.OPTION=VALUE",
         help="a method's own hyper-parameter, such as simclr.temperature=0.2",
     )
     budget = parser.add_argument_group("budget, the same for all methods")
     budget.add_argument("--epochs", type=int, help="default: what suits the data set")
     budget.add_argument("--batch-size", type=int, help="default: 256, for digits 128")
-    budget.add_argument("--lr", type=float, default=defaults.lr)
-    budget.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
-    budget.add_argument("--dim", type=int, default=defaults.dim, help="projection dimension")
-    budget.add_argument("--backbone", default=defaults.backbone)
+    budget.add_argument("--lr", type=float, help=f"of AdamW; default: {DEFAULTS['lr']}")
+    budget.add_argument("--weight-decay", type=float, help=f"default: {DEFAULTS['weight_decay']}")
+    budget.add_argument("--dim", type=int, help=f"projection dimension; default: {DEFAULTS['dim']}")
     budget.add_argument(
-        "--validations", type=int, default=defaults.validations, help="measurements in a run"
+        "--backbone", help="small-conv (default), or a model of torchvision or timm"
     )
-    budget.add_argument("--precision", default=defaults.precision, help="Lightning's flag")
+    budget.add_argument(
+        "--validations", type=int, help=f"measurements in a run; default {DEFAULTS['validations']}"
+    )
+    budget.add_argument("--precision", help="Lightning's flag, such as bf16-mixed")
     where = parser.add_argument_group("where")
-    where.add_argument("--out", default="comparison", help="folder for the results")
+    where.add_argument("--out", help="folder for the results; default: comparison")
     where.add_argument(
         "--jobs", type=int, help="runs at a time; default: 1 on a GPU, else one a core, up to 4"
     )
     where.add_argument("--threads", type=int, help="CPU threads of one run")
-    where.add_argument("--accelerator", default="auto", help="Lightning's flag")
-    where.add_argument("--devices", type=int, default=1, help="devices of one run")
+    where.add_argument("--accelerator", help="Lightning's flag; default: auto")
+    where.add_argument("--devices", type=int, help="devices of one run; default: 1")
     where.add_argument("--config", help="YAML file with any of these flags; flags win over it")
+
+
+class _FileParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{self.prog}: {message}")
+
+
+def complete(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what the command line leaves open: from the config file, then from the defaults.
+
+    A config file holds the flags as YAML, with a list where a flag takes several values and
+    ``set: {simclr: {temperature: 0.2}}`` for the methods' options.
+
+    Raises:
+        CommandError: The file cannot be read, or holds an unknown flag or an impossible value.
+    """
+    given = vars(args)
+    from_file: dict[str, Any] = {}
+    if given.get("config"):
+        parser = _FileParser(prog=given["config"], add_help=False, allow_abbrev=False)
+        add_arguments(parser)
+        from_file = vars(parser.parse_args(_as_flags(Path(given["config"]))))
+    merged = {**DEFAULTS, **from_file, **given}
+    merged["set"] = [*from_file.get("set", []), *given.get("set", [])]
+    return argparse.Namespace(**merged)
+
+
+def _as_flags(path: Path) -> list[str]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise CommandError(f"{path} must map flags to values")
+    known = {name.replace("_", "-"): name for name in DEFAULTS if name not in ("config",)}
+    flags: list[str] = []
+    for key, value in content.items():
+        flag = str(key).replace("_", "-")
+        if flag not in known:
+            raise CommandError(f"{path}: {unknown('flag', str(key), known)}")
+        if flag == "set" and isinstance(value, dict):
+            value = [
+                f"{method}.{option}={setting}"
+                for method, options in value.items()
+                for option, setting in (options or {}).items()
+            ]
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{flag}", *map(str, values)]
+    return flags
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, write the tables, print the summary."""
+    args = complete(args)
     settings_list = all_settings(args)
     from hsplugin.compare import report, runs
     from hsplugin.compare.progress import Progress
@@ -97,18 +173,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def all_settings(args: argparse.Namespace) -> list[RunSettings]:
-    """Every run that the flags ask for: the untrained floor first, then seed by seed.
+    """Every run that the completed flags ask for: the untrained floor first, then seed by seed.
 
     Raises:
         CommandError: Unknown or impossible values.
     """
-    if args.data not in DATA:
-        raise CommandError(unknown("data set", args.data, DATA))
-    epochs = DATA[args.data].epochs if args.epochs is None else args.epochs
-    batch_size = args.batch_size or DATA[args.data].batch_size
+    data = source(args.data)
+    epochs = data.epochs if args.epochs is None else args.epochs
+    batch_size = data.batch_size if args.batch_size is None else args.batch_size
     labels = args.labels_per_class
     if labels is None:
-        labels = DATA[args.data].labels_per_class
+        labels = data.labels_per_class
     for flag, value, least in (
         ("labels-per-class", labels, 0),
         ("epochs", epochs, 1),
@@ -123,6 +198,7 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
     shared: dict[str, Any] = {
         "data": args.data,
         "train_size": args.train_size,
+        "image_size": args.image_size,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": args.lr,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import gzip
 import os
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hsplugin.errors import CommandError, unknown
 
@@ -37,7 +38,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: three splits, the number of classes, and which augmentations make sense."""
+    """A data set: three splits, the number of classes, and which augmentations make sense.
+
+    The encoders learn from the training images, and from the unlabelled ones if there are any;
+    the probes from the training images and their labels.
+    """
 
     train: Split
     validation: Split
@@ -47,6 +52,15 @@ class Images:
     """Whether a mirrored image still shows the same thing."""
     colour: bool
     """Whether the images have three channels to jitter."""
+    unlabelled: Tensor | None = None
+
+    def pool(self) -> Tensor:
+        """All images that an encoder may learn from."""
+        import torch
+
+        if self.unlabelled is None:
+            return self.train.images
+        return torch.cat([self.train.images, self.unlabelled])
 
 
 @dataclass(frozen=True)
@@ -60,20 +74,37 @@ class Source:
     labels_per_class: int | None = None
 
 
-def load(name: str, data_dir: str | None, train_size: int | None = None) -> Images:
+def source(name: str) -> Source:
+    """The data set of a name, or of a folder of images.
+
+    Raises:
+        CommandError: Neither a known name nor a folder.
+    """
+    if name in DATA:
+        return DATA[name]
+    if Path(name).is_dir():
+        return Source(lambda _: _folder(Path(name), 64), f"the images in {name}", epochs=100)
+    raise CommandError(f"{unknown('data set', name, DATA)}, or a folder of images")
+
+
+def load(
+    name: str, data_dir: str | None, train_size: int | None = None, image_size: int | None = None
+) -> Images:
     """Read a data set by name.
 
     Args:
-        name: A key of `DATA`.
+        name: A key of `DATA`, or a folder of images.
         data_dir: Folder with the files; None downloads where that is needed.
-        train_size: Keep this many training images (a fixed subset).
+        train_size: Keep this many training images (a fixed subset), and no unlabelled ones.
+        image_size: Side in pixels of a folder's images; None gives 64.
 
     Raises:
         CommandError: Unknown name, missing or damaged file, too large a subset.
     """
-    if name not in DATA:
-        raise CommandError(unknown("data set", name, DATA))
-    images = DATA[name].read(Path(data_dir) if data_dir else None)
+    if name not in DATA and image_size is not None and Path(name).is_dir():
+        images = _folder(Path(name), image_size)
+    else:
+        images = source(name).read(Path(data_dir) if data_dir else None)
     if train_size is None:
         return images
     if not 2 <= train_size <= len(images.train):
@@ -82,9 +113,7 @@ def load(name: str, data_dir: str | None, train_size: int | None = None) -> Imag
             f"give a number from 2 to that"
         )
     subset = Split(images.train.images[:train_size], images.train.labels[:train_size])
-    return Images(
-        subset, images.validation, images.test, images.classes, images.flip, images.colour
-    )
+    return replace(images, train=subset, unlabelled=None)
 
 
 def cache_dir() -> Path:
@@ -179,17 +208,108 @@ def _fashion_mnist(data_dir: Path | None) -> Images:
 
 
 def _download(name: str) -> Path:
+    folder = cache_dir()
+    _torchvision(name, folder, download=True)
+    return folder
+
+
+def _torchvision(name: str, folder: Path, **options: Any) -> Any:
+    """A torchvision data set whose failures name the folder and the way out."""
     from torchvision import datasets
 
-    folder = cache_dir()
     try:
-        getattr(datasets, name)(folder, download=True)
-    except (OSError, RuntimeError) as error:
+        return getattr(datasets, name)(folder, **options)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise CommandError(
-            f"cannot download {name} to {folder} ({reason}); give its files with --data-dir"
+            f"cannot get {name} from {folder} ({reason}); give a folder with its files by "
+            "--data-dir"
         ) from None
-    return folder
+
+
+def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
+    def read(data_dir: Path | None) -> Images:
+        import torch
+
+        folder, download = data_dir or cache_dir(), data_dir is None
+        parts = []
+        for train in (True, False):
+            part = _torchvision(name, folder, train=train, download=download)
+            pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+            parts.append(Split(pixels, torch.tensor(part.targets)))
+        train_split, validation = _shuffled(parts[0].images, parts[0].labels, 5000)
+        return Images(train_split, validation, parts[1], classes, flip=True, colour=True)
+
+    return read
+
+
+def _stl10(data_dir: Path | None) -> Images:
+    import torch
+
+    folder, download = data_dir or cache_dir(), data_dir is None
+    pixels, labels = {}, {}
+    for part in ("train", "test", "unlabeled"):
+        images = _torchvision("STL10", folder, split=part, download=download)
+        pixels[part] = torch.from_numpy(images.data)
+        labels[part] = torch.from_numpy(images.labels).long()
+    train, validation = _shuffled(pixels["train"], labels["train"], 1000)
+    test = Split(pixels["test"], labels["test"])
+    return Images(train, validation, test, 10, True, True, unlabelled=pixels["unlabeled"])
+
+
+def _folder(folder: Path, size: int) -> Images:
+    """Images in ``train/CLASS``, ``val/CLASS``, ``test/CLASS``, or in ``CLASS`` alone.
+
+    Missing splits are cut off the training images: a tenth each. Every image is scaled to the
+    size at its shorter side and cropped at its centre, once, so that training never waits for a
+    decoder.
+    """
+    places = {
+        "train": ("train",),
+        "validation": ("val", "valid", "validation"),
+        "test": ("test",),
+    }
+    found = {
+        split: next((folder / n for n in names if (folder / n).is_dir()), None)
+        for split, names in places.items()
+    }
+    train, classes = _decode(found["train"] or folder, size)
+    validation = test = None
+    for split in ("validation", "test"):
+        path = found[split]
+        if path is not None and found["train"] is not None:
+            part, there = _decode(path, size)
+            if there != classes:
+                raise CommandError(f"{path} and {found['train']} hold different classes")
+            validation, test = (part, test) if split == "validation" else (validation, part)
+    tenth = max(1, len(train) // 10)
+    if validation is None:
+        train, validation = _shuffled(train.images, train.labels, tenth)
+    if test is None:
+        train, test = _shuffled(train.images, train.labels, tenth)
+    return Images(train, validation, test, len(classes), flip=True, colour=True)
+
+
+def _decode(folder: Path, size: int) -> tuple[Split, list[str]]:
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        listed = _torchvision("ImageFolder", folder)
+    except CommandError:
+        raise CommandError(f"{folder} holds no images in one folder per class") from None
+    if len(listed) < 20:
+        raise CommandError(f"{folder} holds {len(listed)} images; at least 20 are needed")
+    pixels = np.empty((len(listed), 3, size, size), np.uint8)
+    for row, (path, _) in enumerate(listed.samples):
+        try:
+            with Image.open(path) as image:
+                fitted = ImageOps.fit(image.convert("RGB"), (size, size))
+        except (OSError, UnidentifiedImageError) as error:
+            raise CommandError(f"cannot read {path}: {error}") from None
+        pixels[row] = np.asarray(fitted).transpose(2, 0, 1)
+    return Split(torch.from_numpy(pixels), torch.tensor(listed.targets)), listed.classes
 
 
 DATA: dict[str, Source] = {
@@ -201,4 +321,7 @@ DATA: dict[str, Source] = {
         labels_per_class=5,
     ),
     "fashion-mnist": Source(_fashion_mnist, "70000 clothes of 28x28 pixels", epochs=20),
+    "cifar10": Source(_cifar("CIFAR10", 10), "60000 photos of 32x32 pixels", epochs=200),
+    "cifar100": Source(_cifar("CIFAR100", 100), "the same size, 100 classes", epochs=200),
+    "stl10": Source(_stl10, "13000 photos of 96x96 pixels and 100000 unlabelled", epochs=200),
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from hsplugin.errors import CommandError, unknown
 
 if TYPE_CHECKING:
     from hsplugin.compare.data import Images
@@ -16,18 +19,67 @@ def backbone(name: str, images: Images) -> tuple[nn.Module, int]:
     """Build an untrained encoder.
 
     Args:
-        name: ``"small-conv"``.
-        images: The data set, for its channels and size.
+        name: ``"small-conv"``, or the name of a torchvision or timm model.
+        images: The data set, for its channels and size. Grey images are given to a named model
+            in three equal channels; a ResNet for images of at most 64 pixels gets a 3x3 stem
+            without pooling, as is usual for them.
 
     Returns:
         The module, mapping ``(n, channels, height, width)`` to ``(n, features)``, and the number
         of features.
+
+    Raises:
+        CommandError: Neither library knows the name.
     """
     _, channels, height, _ = images.train.images.shape
-    # Images of 8x8 pixels need no stride in the first layer, and half the channels will do.
-    if height <= 16:
-        return small_conv(channels, (16, 32, 64, 128), stem_stride=1), 128
-    return small_conv(channels, (32, 64, 128, 256), stem_stride=2), 256
+    if name == "small-conv":
+        # Images of 8x8 pixels need no stride in the first layer, and half the channels will do.
+        if height <= 16:
+            return small_conv(channels, (16, 32, 64, 128), stem_stride=1), 128
+        return small_conv(channels, (32, 64, 128, 256), stem_stride=2), 256
+    network = _named(name)
+    if height <= 64 and isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
+        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    encoder = nn.Sequential(_ThreeChannels(), network, nn.Flatten())
+    encoder.eval()
+    with torch.no_grad():
+        features = encoder(to_float(images.train.images[:2])).shape[1]
+    encoder.train()
+    return encoder, features
+
+
+def _named(name: str) -> Any:
+    from torchvision import models
+
+    if name in models.list_models():
+        network = models.get_model(name, weights=None)
+        for classifier in ("fc", "classifier", "head", "heads"):
+            if hasattr(network, classifier):
+                setattr(network, classifier, nn.Identity())
+        return network
+    try:
+        import timm
+    except ImportError:
+        raise CommandError(
+            f"{unknown('backbone', name, ['small-conv', *models.list_models()])}; "
+            "timm's names need pip install timm"
+        ) from None
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(
+            name, ["small-conv", *models.list_models(), *timm.list_models()]
+        )
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise CommandError(
+            f"unknown backbone {name!r}; {hint}Known: small-conv and the models of torchvision "
+            "and timm"
+        )
+    return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+class _ThreeChannels(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.expand(-1, 3, -1, -1)
 
 
 def small_conv(channels: int, widths: Sequence[int], stem_stride: int) -> nn.Module:
@@ -52,7 +104,8 @@ class Augment(nn.Module):
     """Two random views of a batch, drawn per image and computed on whole tensors.
 
     Crop and scale always; mirror where that keeps the meaning; rotation for images that must not
-    be mirrored; colour jitter, grey and blur for colour images (SimCLR's recipe).
+    be mirrored; colour jitter and grey for colour images, and blur for those above 32 pixels
+    (SimCLR's recipe).
 
     Args:
         images: The data set, for its size and the augmentations that suit it.
@@ -75,6 +128,8 @@ class Augment(nn.Module):
             steps.append(K.RandomHorizontalFlip())
         if images.colour:
             steps += [K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), K.RandomGrayscale(p=0.2)]
+            if min(size) > 32:
+                steps.append(K.RandomGaussianBlur((5, 5), (0.1, 2.0), p=0.5))
         else:
             steps.append(K.ColorJitter(brightness=0.4, contrast=0.4, p=0.8))
         self.steps = nn.Sequential(*steps)

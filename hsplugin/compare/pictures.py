@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hsplugin.compare.methods import UNTRAINED
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -32,36 +34,32 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
     Returns:
         The figure; lower left is better on both axes.
     """
-    figure, axes = _figure(7.0, 5.0)
+    figure, axes = _figure(7.5, 5.0)
     methods = list(dict.fromkeys(row["method"] for row in results))
-    values = [row[accuracy] for row in results]
-    scale = {"vmin": min(values), "vmax": max(values), "cmap": "viridis"}
+    # The floor would take most of the colours for itself.
+    trained = [row for row in results if row["method"] != UNTRAINED] or list(results)
+    values = [row[accuracy] for row in trained]
+    colours = {"vmin": min(values), "vmax": max(values), "cmap": "viridis"}
     points = None
     for marker, method in zip(MARKERS * len(methods), methods, strict=False):
         rows = [row for row in results if row["method"] == method]
         x, y = [row["alignment"] for row in rows], [row["uniformity"] for row in rows]
-        points = axes.scatter(
-            x,
-            y,
-            c=[row[accuracy] for row in rows],
-            marker=marker,
-            s=90,
-            edgecolors="black",
-            linewidths=0.7,
-            zorder=3,
-            label=method,
-            **scale,
-        )
-    optima = sorted({round(row["uniformity_optimum"], 6) for row in results})
-    for optimum in optima:
+        seen = {"marker": marker, "s": 90, "edgecolors": "black", "linewidths": 0.7, "zorder": 3}
+        if method == UNTRAINED:
+            axes.scatter(x, y, color="lightgrey", label=method, **seen)
+        else:
+            points = axes.scatter(
+                x, y, c=[row[accuracy] for row in rows], label=method, **seen, **colours
+            )
+    optima = {round(row["uniformity_optimum"], 6) for row in results}
+    for optimum in sorted(optima):
         axes.axhline(optimum, color="grey", linestyle="--", linewidth=0.9, zorder=1)
     axes.annotate(
         "uniform on the sphere",
-        (0.995, optima[-1]),
+        (0.01, max(optima)),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
-        ha="right",
         va="bottom",
         color="grey",
         fontsize=8,
@@ -71,10 +69,11 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
     axes.set_ylabel("uniformity, t = 2  (lower is better)")
     axes.set_title(f"Held-out features on the sphere, {results[0].get('data', '')}".rstrip(", "))
     axes.grid(alpha=0.25)
-    legend = axes.legend(frameon=True, fontsize=8, title=None)
+    legend = axes.legend(frameon=True, fontsize=8)
     for handle in legend.legend_handles:
-        handle.set_facecolor("lightgrey")
-    figure.colorbar(points, ax=axes, label=f"{accuracy} accuracy on test images, %")
+        handle.set_facecolor("white")
+    if points is not None:
+        figure.colorbar(points, ax=axes, label=f"{accuracy} accuracy on test images, %")
     return figure  # type: ignore[no-any-return]
 
 
@@ -94,7 +93,8 @@ def pair_histograms(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     figure, grid = _figure(
         3.0 * columns, 2.2 * rows + 0.4, rows, columns, sharex=True, squeeze=False
     )
-    bins = [2 * i / 60 for i in range(61)]
+    steps = 30 if min(len(a) for a, _ in pairs.values()) < 1000 else 60
+    bins = [2 * i / steps for i in range(steps + 1)]
     for axes, (method, (a, b)) in zip(grid.flat, pairs.items(), strict=False):
         positive = (a - b).norm(dim=1)
         other = (a - b.roll(max(1, len(b) // 2), dims=0)).norm(dim=1)

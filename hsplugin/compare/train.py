@@ -9,118 +9,27 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 import hsplugin
 from hsplugin.compare import evaluate
-from hsplugin.compare.data import Images, Split, load
-from hsplugin.compare.encoder import Augment, backbone
+from hsplugin.compare.data import Images, load
 from hsplugin.compare.files import read_json, write_csv, write_json, write_torch
-from hsplugin.compare.methods import METHODS, UNTRAINED, options_of
+from hsplugin.compare.learner import Batches, Learner, Rows
+from hsplugin.compare.methods import UNTRAINED
 from hsplugin.compare.provenance import cpu_seconds, machine_facts, peak_memory
 from hsplugin.compare.settings import Machine, RunSettings
 
 Notify = Callable[[dict[str, Any]], None]
-WARM_UP = 0.05
 # Measurements in the middle of a run look at this many images at most; the last ones at all.
 BANK, QUERIES = 10_000, 2_000
-
-
-class Batches(Sampler[Tensor]):
-    """Index batches of one epoch: this rank's share of each global batch.
-
-    The order depends on seed and epoch alone, so a resumed run sees what an unbroken one would,
-    and any number of devices sees the same global batches.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, min(batch_size, images), seed
-        self.epoch, self.rank, self.world = 0, 0, 1
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.images // self.batch_size
-
-    def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        order = torch.randperm(self.images, generator=generator)
-        for batch in order[: len(self) * self.batch_size].split(self.batch_size):
-            yield batch[self.rank :: self.world]
-
-
-class _Rows(Dataset[Tensor]):
-    def __init__(self, split: Split) -> None:
-        self.split = split
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return self.split.images[rows]
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-
-class Learner(pl.LightningModule):  # type: ignore[misc]
-    """An encoder, a projection head and a criterion, trained on two views of each image."""
-
-    def __init__(self, settings: RunSettings, images: Images, gather: bool) -> None:
-        super().__init__()
-        method = METHODS["simclr" if settings.method == UNTRAINED else settings.method]
-        name = "simclr" if settings.method == UNTRAINED else settings.method
-        self.options = options_of(name, settings.options, settings.shared())
-        self.options["gather"] = gather
-        self.epochs, self.seed = settings.epochs, settings.seed
-        self.method = method
-        self.augment = Augment(images)
-        self.backbone, features = backbone(settings.backbone, images)
-        self.head = method.head(features, self.options)
-        self.criterion = method.criterion(self.options)
-
-    def on_train_epoch_start(self) -> None:
-        """Make every epoch's random numbers a function of seed, epoch and rank alone."""
-        torch.manual_seed(7919 * (1_000_003 * self.seed + self.current_epoch) + self.global_rank)
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Loss of two views of one batch of uint8 images."""
-        a, b = self.augment(batch)
-        if self.method.step is not None:
-            return self.method.step(self, a, b)
-        loss: Tensor = self.criterion(self.head(self.backbone(a)), self.head(self.backbone(b)))
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a linear warm-up and a cosine to zero, step by step."""
-        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.options["weight_decay"]},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=self.options["lr"],
-        )
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        warm_up = max(1, round(WARM_UP * total))
-
-        def factor(step: int) -> float:
-            if step < warm_up:
-                return (step + 1) / warm_up
-            return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
 
 
 class Tracker(pl.Callback):  # type: ignore[misc]
@@ -267,7 +176,7 @@ def run(settings: RunSettings, machine: Machine, folder: Path, notify: Notify) -
         torch.set_num_threads(machine.threads)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "settings.json", settings.as_dict())
-    images = load(settings.data, machine.data_dir, settings.train_size)
+    images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
     torch.manual_seed(settings.seed)
     learner = Learner(settings, images, gather=machine.devices > 1)
     tracker = Tracker(settings, images, folder, notify)
@@ -275,13 +184,15 @@ def run(settings: RunSettings, machine: Machine, folder: Path, notify: Notify) -
         tracker.measure(learner, 0, math.nan)
         write_csv(folder / "history.csv", tracker.history)
     else:
-        batches = Batches(len(images.train), settings.batch_size, settings.seed)
+        pool = images.pool()
+        batches = Batches(len(pool), settings.batch_size, settings.seed)
         trainer = _trainer(settings, machine, tracker)
         trainer.callbacks.append(_ShareBatches(batches))  # type: ignore[attr-defined]
         resumed = folder / "last.ckpt"
         trainer.fit(
             learner,
-            DataLoader(_Rows(images.train), sampler=batches, batch_size=None),
+            # A generator of its own, lest the loader draw from the one that the views come from.
+            DataLoader(Rows(pool), sampler=batches, batch_size=None, generator=torch.Generator()),
             ckpt_path=str(resumed) if resumed.exists() else None,
             weights_only=False,
         )

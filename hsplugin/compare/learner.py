@@ -1,0 +1,155 @@
+"""What is trained: an encoder with a head and a criterion, fed with whole batches of indices."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightly.models.utils import update_momentum
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+
+from hsplugin.compare.data import Images
+from hsplugin.compare.encoder import Augment, backbone
+from hsplugin.compare.methods import METHODS, UNTRAINED, options_of
+from hsplugin.compare.settings import RunSettings
+
+WARM_UP = 0.05
+
+
+class Batches(Sampler[Tensor]):
+    """Index batches of one epoch: this rank's share of each global batch.
+
+    The order depends on seed and epoch alone, so a resumed run sees what an unbroken one would,
+    and any number of devices sees the same global batches.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        self.images, self.batch_size, self.seed = images, min(batch_size, images), seed
+        self.epoch, self.rank, self.world = 0, 0, 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.images // self.batch_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        order = torch.randperm(self.images, generator=generator)
+        for batch in order[: len(self) * self.batch_size].split(self.batch_size):
+            yield batch[self.rank :: self.world]
+
+
+class Rows(Dataset[Tensor]):
+    """Batches of uint8 images by batches of indices."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.images[rows]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Learner(pl.LightningModule):  # type: ignore[misc]
+    """An encoder, a projection head and a criterion, trained on two views of each image."""
+
+    def __init__(self, settings: RunSettings, images: Images, gather: bool) -> None:
+        super().__init__()
+        method = METHODS["simclr" if settings.method == UNTRAINED else settings.method]
+        name = "simclr" if settings.method == UNTRAINED else settings.method
+        self.options = options_of(name, settings.options, settings.shared())
+        self.options["gather"] = gather
+        self.epochs, self.seed = settings.epochs, settings.seed
+        self.method = method
+        self.augment = Augment(images)
+        self.backbone, features = backbone(settings.backbone, images)
+        self.head = method.head(features, self.options)
+        self.criterion = method.criterion(self.options)
+        self.predictor = method.predictor(self.options) if method.predictor else nn.Identity()
+        self.targets = nn.ModuleList()
+        if method.momentum:
+            self.targets.extend(copy.deepcopy(part) for part in (self.backbone, self.head))
+            self.targets.requires_grad_(False)
+
+    def project(self, view: Tensor) -> Tensor:
+        """Projection of one view."""
+        projection: Tensor = self.head(self.backbone(view))
+        return projection
+
+    @torch.no_grad()
+    def target(self, view: Tensor) -> Tensor:
+        """Projection of one view by the moving average of encoder and head."""
+        backbone, head = self.targets
+        projection: Tensor = head(backbone(view))
+        return projection
+
+    def _move_targets(self) -> None:
+        progress = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
+        rate = 1 - (1 - self.options["momentum"]) * (1 + math.cos(math.pi * progress)) / 2
+        for ours, theirs in zip((self.backbone, self.head), self.targets, strict=True):
+            update_momentum(ours, theirs, m=rate)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what Lightly's losses hold outside their state_dict: queues, running matrices."""
+        checkpoint["criterion"] = {
+            name: {k: v for k, v in _hidden_state(module).items() if v is not None}
+            for name, module in self.criterion.named_modules()
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the losses back what they held."""
+        for name, module in self.criterion.named_modules():
+            for key, value in checkpoint["criterion"].get(name, {}).items():
+                setattr(module, key, value)
+
+    def on_train_epoch_start(self) -> None:
+        """Make every epoch's random numbers a function of seed, epoch and rank alone."""
+        torch.manual_seed(7919 * (1_000_003 * self.seed + self.current_epoch) + self.global_rank)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Loss of two views of one batch of uint8 images."""
+        if self.targets:
+            self._move_targets()
+        a, b = self.augment(batch)
+        if self.method.step is not None:
+            return self.method.step(self, a, b)
+        loss: Tensor = self.criterion(self.project(a), self.project(b))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear warm-up and a cosine to zero, step by step."""
+        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.options["weight_decay"]},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=self.options["lr"],
+        )
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        warm_up = max(1, round(WARM_UP * total))
+
+        def factor(step: int) -> float:
+            if step < warm_up:
+                return (step + 1) / warm_up
+            return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def _hidden_state(module: nn.Module) -> dict[str, Tensor | None]:
+    return {**dict(module.named_buffers(recurse=False)), "C": getattr(module, "C", None)}

@@ -1,0 +1,259 @@
+"""hsplugin compare in small: tables, resuming, determinism, errors."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hsplugin import cli
+from hsplugin.compare import runs
+from hsplugin.compare.settings import Machine, RunSettings
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"train_size": 120, "epochs": 3, "batch_size": 40, "labels_per_class": 3}
+FLAGS = ["--train-size", "120", "--epochs", "3", "--batch-size", "40"]
+FLAGS += ["--labels-per-class", "3", "--threads", "1"]
+MACHINE = Machine(threads=1, accelerator="cpu")
+# Whatever depends on the clock, the machine or the process and not on the computation.
+CLOCK = {"seconds", "cpu_seconds", "peak_memory_mib", "provenance"}
+
+
+def start(out: Path, *flags: str) -> subprocess.Popen[str]:
+    paths = [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "hsplugin.cli", "compare", *FLAGS, "--out", str(out), *flags],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    process = start(out, "--methods", "simclr", "moco", "--jobs", "1")
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "simclr" in stdout and "optimum" in stdout
+    return out
+
+
+@pytest.mark.slow
+def test_every_run_has_a_row_with_its_settings_measures_and_provenance(compared: Path):
+    rows = table(compared / "results.csv")
+    assert [row["method"] for row in rows] == ["untrained", "simclr", "moco"]
+    for row in rows:
+        assert 0 <= float(row["alignment"]) <= 4
+        assert -8 <= float(row["uniformity"]) <= 0
+        for accuracy in ("knn", "linear", "best_knn", "best_linear", "validation_knn"):
+            assert 0 <= float(row[accuracy]) <= 100
+    with (compared / "results.csv").open() as file:
+        provenance = json.loads(next(csv.DictReader(file))["provenance"])
+    assert provenance["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    epochs = [(row["method"], row["epoch"]) for row in table(compared / "history.csv")]
+    assert epochs[1:5] == [("simclr", str(epoch)) for epoch in range(4)]
+    assert "± standard deviation" in (compared / "summary.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_pictures_show_something(compared: Path):
+    from PIL import Image
+
+    for name in ("plane.png", "histograms.png"):
+        pixels = np.asarray(Image.open(compared / name).convert("RGB"))
+        assert min(pixels.shape[:2]) > 200
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+    assert "<svg" in (compared / "plane.svg").read_text()
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_run_the_rerun_ends_with_the_same_table(compared, tmp_path):
+    out = tmp_path / "out"
+    process = start(out, "--methods", "simclr", "moco", "--jobs", "1")
+    deadline = time.monotonic() + 200
+    # The last run keeps a queue outside its weights: the hardest thing to take up again.
+    while not list(out.glob("runs/moco*/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(out.glob("runs/moco*/result.json"))
+    before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/result.json")}
+    assert len(before) == 2
+    again = start(out, "--methods", "simclr", "moco", "--jobs", "1")
+    _, stderr = again.communicate(timeout=300)
+    assert again.returncode == 0, stderr
+    assert "2 of 3 runs are done already" in stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    for name in ("results.csv", "history.csv"):
+        assert table(out / name) == table(compared / name)
+    assert not list(out.glob("**/*partial*"))
+
+
+@pytest.mark.slow
+def test_a_half_written_file_and_a_missing_table_do_no_harm(compared: Path):
+    expected = table(compared / "results.csv")
+    (compared / "results.csv").unlink()
+    (compared / ".plane.partial1.png").write_bytes(b"cut off")
+    process = start(compared, "--methods", "simclr", "moco")
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert table(compared / "results.csv") == expected
+
+
+@pytest.mark.slow
+def test_other_settings_are_not_mixed_into_a_folder(compared: Path, capsys):
+    before = (compared / "results.csv").read_bytes()
+    for flags in (["--lr", "0.1"], ["--set", "simclr.temperature=0.1"]):
+        argv = ["compare", *FLAGS, "--out", str(compared), "--methods", "simclr", *flags]
+        assert cli.main(argv) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "other settings" in error
+        assert flags[-1].split("=")[-1] in error
+    assert (compared / "results.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_runs_are_their_own_and_one_that_fails_leaves_the_others(tmp_path):
+    # A queue of -1 is refused by Lightly; an unknown backbone by nobody before it is built.
+    good = RunSettings("align_uniform", **SMALL)
+    bad = RunSettings("moco", **SMALL, options={"queue": -1})
+    news: list[tuple[str, dict[str, object]]] = []
+    failures = runs.run_all(
+        [bad, good, good], tmp_path, 2, MACHINE, lambda s, n: news.append((s.method, n))
+    )
+    assert [failure.settings for failure in failures] == [bad]
+    assert "-1" in failures[0].reason
+    assert runs.finished(tmp_path, good) and not runs.finished(tmp_path, bad)
+    assert "Traceback" in (runs.run_folder(tmp_path, bad) / "error.log").read_text()
+    assert [n for m, n in news if m == "align_uniform"][-1] == {"done": True}
+
+    again = tmp_path / "again"
+    assert runs.run_all([good], again, 1, MACHINE) == []
+    (first,), history = runs.collect(tmp_path)
+    (second,), history_again = runs.collect(again)
+    same = set(first) - CLOCK
+    assert {k: first[k] for k in same} == {k: second[k] for k in same}
+    assert [r["loss"] for r in history[1:]] == [r["loss"] for r in history_again[1:]]
+
+
+def error_line(capsys, *argv: str) -> str:
+    assert cli.main(["compare", *argv]) == 2
+    error: str = capsys.readouterr().err
+    assert error.startswith("hsplugin compare: ") and error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--methods", "simclrr"], "did you mean simclr?"),
+        (["--data", "digitz"], "did you mean digits?"),
+        (["--set", "simclr.temprature=1"], "did you mean temperature?"),
+        (["--set", "simclr=1"], "METHOD.OPTION=VALUE"),
+        (["--epochs", "0"], "at least 1"),
+        (["--config", "no-such-file.yaml"], "cannot read no-such-file.yaml"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(capsys, tmp_path, flags, said):
+    assert said in error_line(capsys, "--out", str(tmp_path), *flags)
+
+
+def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
+    import argparse
+
+    from hsplugin.compare.command import add_arguments, all_settings, complete
+
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "methods: [simclr]\nseeds: [1, 2]\nepochs: 7\nlr: 0.5\n"
+        "batch-size: 64\nset: {simclr: {temperature: 0.3}}\n"
+    )
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = complete(parser.parse_args(["--config", str(path), "--lr", "0.002"]))
+    settings = [s for s in all_settings(args) if s.method == "simclr"]
+    assert [s.seed for s in settings] == [1, 2]
+    assert {(s.epochs, s.lr, s.batch_size) for s in settings} == {(7, 0.002, 64)}
+    assert settings[0].options == {"temperature": 0.3}
+    path.write_text("epoch: 3\n")
+    assert "did you mean epochs?" in error_line(capsys, "--config", str(path))
+    path.write_text("epochs: many\n")
+    assert "invalid int value: 'many'" in error_line(capsys, "--config", str(path))
+
+
+def test_an_unwritable_folder_is_answered_in_one_line(capsys, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert "cannot write to" in error_line(capsys, "--out", str(blocked / "out"))
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    header = b"\x00\x00\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    content = header + values.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def clothes(tmp_path: Path) -> Path:
+    """Four IDX files of random images, in the layout of Fashion-MNIST; two of them gzipped."""
+    random = np.random.default_rng(0)
+    for part, count, suffix in (("train", 5200, ".gz"), ("t10k", 100, "")):
+        write_idx(
+            tmp_path / f"{part}-images-idx3-ubyte{suffix}", random.integers(0, 256, (count, 28, 28))
+        )
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte{suffix}", random.integers(0, 10, count))
+    return tmp_path
+
+
+def test_idx_files_are_read_plain_and_gzipped(clothes: Path):
+    from hsplugin.compare.data import load
+
+    images = load("fashion-mnist", str(clothes))
+    assert len(images.train) == 200 and len(images.validation) == 5000 and len(images.test) == 100
+    assert images.train.images.shape == (200, 1, 28, 28)
+    together = torch.cat([images.train.images, images.validation.images])
+    random = np.random.default_rng(0).integers(0, 256, (5200, 28, 28)).astype(np.uint8)
+    assert sorted(together.flatten(1).sum(1).tolist()) == sorted(
+        random.reshape(5200, -1).sum(1, dtype=np.int64).tolist()
+    )
+
+
+def test_a_missing_or_damaged_data_file_is_answered_in_one_line(capsys, clothes, tmp_path):
+    flags = ["--data", "fashion-mnist", "--data-dir", str(clothes), "--out", str(tmp_path / "out")]
+    images = clothes / "train-images-idx3-ubyte.gz"
+    whole = images.read_bytes()
+    images.write_bytes(whole[: len(whole) // 2])
+    assert "train-images-idx3-ubyte.gz is truncated or damaged" in error_line(capsys, *flags)
+    images.unlink()
+    assert "no train-images-idx3-ubyte" in error_line(capsys, *flags)
+    plain = clothes / "t10k-images-idx3-ubyte"
+    images.write_bytes(whole)
+    plain.write_bytes(plain.read_bytes()[:-5])
+    assert "t10k-images-idx3-ubyte is truncated or damaged: 78395" in error_line(capsys, *flags)
+
+
+def test_two_comparisons_do_not_share_a_folder(tmp_path):
+    from hsplugin.errors import CommandError
+
+    with runs.locked(tmp_path), pytest.raises(CommandError, match="wait for it"):
+        runs.run_all([], tmp_path)
