@@ -2,7 +2,8 @@
 
 Every kernel it can launch is compiled ahead of time, and test_triton.py run by the interpreter.
 HSPLUGIN_TRITON_PATHS names folders with other versions of Triton to do the same with, each made by
-``pip install --target FOLDER triton==...``.
+``pip install --target FOLDER triton==...``; beside Triton 3.6, whose interpreter cannot work with
+later ones, ``numpy<2.4``.
 """
 
 from __future__ import annotations
