@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "data_dir": None,
     "accelerator": "auto",
     "devices": 1,
+    "solo_checkout": None,
     "config": None,
 }
 
@@ -64,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD.OPTION=VALUE",
         help="a method's own hyper-parameter, such as simclr.temperature=0.2",
     )
+    what.add_argument(
+        "--framework",
+        choices=("lightly", "solo"),
+        help="whose methods; solo runs main_pretrain.py of --solo-checkout (default: lightly)",
+    )
+    what.add_argument("--solo-checkout", metavar="DIR", help="an unmodified solo-learn checkout")
     budget = parser.add_argument_group("budget, the same for all methods")
     budget.add_argument("--epochs", type=int, help="default: what suits the data set")
     budget.add_argument("--batch-size", type=int, help="default: 256, for digits 128")
@@ -156,12 +163,17 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads or max(1, (os.cpu_count() or 1) // jobs),
         accelerator=args.accelerator,
         devices=args.devices,
+        solo_checkout=args.solo_checkout,
+        command=("hsplugin", *sys.argv[1:]),
     )
     check_same_settings(out, settings_list)
     progress = Progress(settings_list, out)
     failures = runs.run_all(settings_list, out, jobs, machine, progress)
     progress.close()
-    table = report.write(out, ["hsplugin", *sys.argv[1:]])
+    try:
+        table = report.write(out, machine.command)
+    except OSError as error:
+        raise CommandError(runs.machine_error(error, out)) from None
     print(f"\n{table}\n\n{out}/: results.csv, history.csv, summary.md, plane.png, histograms.png")
     for failure in failures:
         log = runs.run_folder(out, failure.settings) / "error.log"
@@ -210,6 +222,21 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
         "labels_per_class": labels or None,
     }
     given = parse_options(args.set)
+    if args.framework == "solo":
+        if not args.solo_checkout:
+            raise CommandError("--framework solo needs --solo-checkout DIR")
+        # Which methods there are, and the floor under them, only the checkout knows.
+        return [
+            RunSettings(
+                method=method,
+                seed=seed,
+                framework="solo",
+                options=given.get(method, {}),
+                **shared,
+            )
+            for seed in dict.fromkeys(args.seeds)
+            for method in dict.fromkeys(args.methods)
+        ]
     for method in given:
         if method not in METHODS:
             raise CommandError(unknown("method", method, METHODS))

@@ -195,10 +195,10 @@ def _child(settings: RunSettings, machine: Machine, folder: Path, connection: Co
     except KeyboardInterrupt:
         os._exit(130)
     except OSError as error:
-        connection.send({"fatal": _machine_error(error, folder)})
+        connection.send({"fatal": machine_error(error, folder)})
     except Exception as error:
         if "No space left" in str(error) or "file write failed" in str(error):
-            connection.send({"fatal": _machine_error(OSError(errno.ENOSPC, ""), folder)})
+            connection.send({"fatal": machine_error(OSError(errno.ENOSPC, ""), folder)})
             return
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         with suppress(OSError):
@@ -206,7 +206,8 @@ def _child(settings: RunSettings, machine: Machine, folder: Path, connection: Co
         connection.send({"failed": f"{type(error).__name__}: {reason}"})
 
 
-def _machine_error(error: OSError, folder: Path) -> str:
+def machine_error(error: OSError, folder: Path) -> str:
+    """What a full or unwritable disk means for the user, in one line."""
     if error.errno == errno.ENOSPC:
         return f"no space left on the disk of {folder}; free some and rerun to go on"
     return f"{error.filename or folder}: {error.strerror or error}; mend it and rerun to go on"

@@ -84,6 +84,7 @@ class Machine:
         accelerator: Lightning's accelerator flag.
         devices: Devices of one run; more than one means DDP.
         solo_checkout: The solo-learn checkout for ``framework="solo"``.
+        command: The command line that asked for the run, for the record.
     """
 
     data_dir: str | None = None
@@ -91,3 +92,4 @@ class Machine:
     accelerator: str = "auto"
     devices: int = 1
     solo_checkout: str | None = None
+    command: tuple[str, ...] = ()

@@ -175,6 +175,11 @@ def run(settings: RunSettings, machine: Machine, folder: Path, notify: Notify) -
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     folder.mkdir(parents=True, exist_ok=True)
+    if settings.framework == "solo":
+        from hsplugin.compare import solo
+
+        solo.run(settings, machine, folder)
+        return
     write_json(folder / "settings.json", settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
     torch.manual_seed(settings.seed)

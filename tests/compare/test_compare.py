@@ -171,6 +171,7 @@ def error_line(capsys, *argv: str) -> str:
         (["--set", "simclr.temprature=1"], "did you mean temperature?"),
         (["--set", "simclr=1"], "METHOD.OPTION=VALUE"),
         (["--epochs", "0"], "at least 1"),
+        (["--framework", "solo"], "--solo-checkout DIR"),
         (["--config", "no-such-file.yaml"], "cannot read no-such-file.yaml"),
     ],
 )

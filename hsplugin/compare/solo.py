@@ -1,0 +1,246 @@
+"""The same comparison through solo-learn's own main_pretrain.py in an unmodified checkout.
+
+solo-learn trains with its CIFAR recipe of the method (its augmentations, its heads, ResNet-18
+unless ``--backbone`` says otherwise), on our training images, with our epochs, batch size and
+AdamW. The frozen encoder is then scored exactly as every other.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import hsplugin
+from hsplugin.compare import evaluate
+from hsplugin.compare.data import Images, Split, load
+from hsplugin.compare.encoder import Augment
+from hsplugin.compare.files import write_json, write_torch
+from hsplugin.compare.provenance import cpu_seconds, machine_facts, peak_memory
+from hsplugin.compare.settings import Machine, RunSettings
+from hsplugin.errors import CommandError, unknown
+
+SIZE = 32
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _AsSolo(nn.Module):
+    """solo-learn's preparation of an image, then one of its networks."""
+
+    def __init__(self, network: nn.Module, output: str | None = None) -> None:
+        super().__init__()
+        self.network, self.output = network, output
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        result = self.network((resized.expand(-1, 3, -1, -1) - self.mean) / self.deviation)
+        features: Tensor = result if self.output is None else result[self.output]
+        return features
+
+
+def check(checkout: str | None) -> Path:
+    """The checkout's folder.
+
+    Raises:
+        CommandError: There is none.
+    """
+    if checkout is None or not (Path(checkout) / "main_pretrain.py").exists():
+        raise CommandError(
+            f"--framework solo needs --solo-checkout DIR with solo-learn's main_pretrain.py; "
+            f"{checkout or 'nothing'} was given"
+        )
+    return Path(checkout).resolve()
+
+
+def run(settings: RunSettings, machine: Machine, folder: Path) -> None:
+    """Train one method of solo-learn in a process of its own, then score the frozen encoder.
+
+    Args:
+        settings: What to run; ``options`` become ``method_kwargs``.
+        machine: Where; names the checkout.
+        folder: The run's own folder.
+
+    Raises:
+        CommandError: No checkout, or no such method in it.
+        RuntimeError: main_pretrain.py failed; its output is in ``solo.log``.
+    """
+    checkout = check(machine.solo_checkout)
+    write_json(folder / "settings.json", settings.as_dict())
+    images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
+    exported = export(images.train, folder / "images")
+    began = time.monotonic()
+    trained = folder / "trained"
+    command = [sys.executable, str(checkout / "main_pretrain.py")]
+    command += _overrides(settings, machine, checkout, exported, trained)
+    if not _checkpoint(trained):
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                "OMP_NUM_THREADS": str(machine.threads or 1),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        (folder / "solo.log").write_text(done.stdout)
+        if done.returncode != 0 or not _checkpoint(trained):
+            said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
+            raise RuntimeError(f"main_pretrain.py ended with {done.returncode}, saying: {said}")
+    seconds = time.monotonic() - began
+    model = _load(checkout, trained)
+    _score(settings, machine, folder, model, images, seconds, command)
+
+
+def export(split: Split, folder: Path) -> Path:
+    """Write a split as PNG files, one folder per class, which is what solo-learn reads."""
+    from PIL import Image
+
+    for row, (pixels, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
+        place = folder / f"{label:04d}"
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / f"{row}.png"
+        if not path.exists():
+            array = pixels.permute(1, 2, 0).squeeze(-1).numpy()
+            Image.fromarray(array).save(path.with_suffix(".partial"), format="png")
+            os.replace(path.with_suffix(".partial"), path)
+    return folder
+
+
+def _overrides(
+    settings: RunSettings, machine: Machine, checkout: Path, images: Path, trained: Path
+) -> list[str]:
+    import hsplugin_solo
+    import yaml
+
+    recipes = checkout / "scripts" / "pretrain" / "cifar"
+    ours = Path(hsplugin_solo.__file__).parent / "conf"
+    recipe = recipes / f"{settings.method}.yaml"
+    where = ["--config-path", str(recipes), "--config-name", f"{settings.method}.yaml"]
+    if settings.method.startswith("align_uniform"):
+        recipe = ours / f"{settings.method}.yaml"
+        where = ["--config-name", settings.method]
+    if not recipe.exists():
+        known = [path.stem for path in (*recipes.glob("*.yaml"), *ours.glob("*.yaml"))]
+        raise CommandError(unknown("method of solo-learn", settings.method, known))
+    optimizer = yaml.safe_load(recipe.read_text())["optimizer"]
+    backbone = "resnet18" if settings.backbone == "small-conv" else settings.backbone
+    return [
+        *where,
+        "++wandb.enabled=False",
+        "++auto_resume.enabled=False",
+        "++checkpoint.enabled=True",
+        f"++checkpoint.dir={trained}",
+        f"++seed={settings.seed}",
+        f"backbone.name={backbone}",
+        "data.dataset=custom",
+        "data.format=image_folder",
+        f"data.train_path={images}",
+        "data.val_path=null",
+        "data.num_workers=0",
+        "optimizer.name=adamw",
+        # solo-learn multiplies by batch / 256.
+        f"optimizer.lr={settings.lr * 256 / settings.batch_size}",
+        f"optimizer.batch_size={settings.batch_size}",
+        f"optimizer.weight_decay={settings.weight_decay}",
+        *(["~optimizer.kwargs"] if "kwargs" in optimizer else []),
+        f"max_epochs={settings.epochs}",
+        f"++precision={settings.precision}",
+        f"accelerator={machine.accelerator}",
+        f'devices="{",".join(map(str, range(machine.devices)))}"'
+        if machine.devices > 1
+        else 'devices="1"',
+        *(["sync_batchnorm=False"] if machine.accelerator == "cpu" else []),
+        *(f"++method_kwargs.{name}={value}" for name, value in settings.options.items()),
+    ]
+
+
+def _checkpoint(trained: Path) -> Path | None:
+    found = sorted(trained.glob("*/*/*.ckpt"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def _load(checkout: Path, trained: Path) -> nn.Module:
+    path = _checkpoint(trained)
+    assert path is not None
+    sys.path.insert(0, str(checkout))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from hsplugin_solo import register
+        from omegaconf import OmegaConf
+        from solo.methods import METHODS
+
+        register()
+    config = OmegaConf.create(json.loads((path.parent / "args.json").read_text()))
+    model: nn.Module = METHODS[config.method](config)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    return model.eval()
+
+
+def _score(
+    settings: RunSettings,
+    machine: Machine,
+    folder: Path,
+    model: nn.Module,
+    images: Images,
+    seconds: float,
+    command: list[str],
+) -> None:
+    device = torch.device("cpu")
+    encoder = _AsSolo(model.backbone).eval()  # type: ignore[arg-type]
+    projector = _AsSolo(model, "z").eval()
+    pairs = evaluate.positive_pairs(
+        projector, nn.Identity(), Augment(images), images.validation.images, device
+    )
+    measured = {
+        "alignment": pairs.alignment(),
+        "uniformity": pairs.uniformity(),
+        **evaluate.Scorer(images, settings.labels_per_class).final(encoder, device),
+    }
+    row = {"epoch": settings.epochs, "loss": _last_loss(folder), "seconds": round(seconds, 2)}
+    row |= {k: measured[k] for k in ("alignment", "uniformity", "validation_knn")}
+    result: dict[str, Any] = {
+        **settings.as_dict(),
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "uniformity_optimum": hsplugin.uniformity_optimum(pairs.a.shape[1]),
+        **measured,
+        "best_epoch": settings.epochs,
+        **{f"best_{name}": value for name, value in measured.items()},
+        "seconds": round(seconds, 2),
+        "cpu_seconds": cpu_seconds(),
+        "peak_memory_mib": peak_memory(device),
+        "history": [row],
+        "provenance": {**machine_facts(machine), "solo_command": command},
+    }
+    labels = images.validation.labels
+    write_torch(folder / "pairs.pt", {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
+    write_json(folder / "result.json", result)
+    shutil.rmtree(folder / "images", ignore_errors=True)
+
+
+def _last_loss(folder: Path) -> float:
+    for path in sorted(folder.glob("lightning_logs/*/metrics.csv"), reverse=True):
+        with path.open() as file:
+            for row in reversed(list(csv.DictReader(file))):
+                for name, value in row.items():
+                    if name.startswith("train_") and name.endswith("loss_epoch") and value:
+                        return float(value)
+    return float("nan")
