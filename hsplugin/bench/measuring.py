@@ -48,10 +48,12 @@ class Result:
     contender: str
     setting: Setting
     seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     value: float = math.nan
     exact: float = math.nan
     peak_mib: float = math.nan
     ratio: float = math.nan
+    processor_ratio: float = math.nan
     share: float = math.nan
     note: str = ""
 
@@ -59,6 +61,13 @@ class Result:
     def median(self) -> float:
         """Median of the seconds that a call took, NaN if there was none."""
         return statistics.median(self.seconds) if self.seconds else math.nan
+
+    @property
+    def waited(self) -> float:
+        """Share of the time in which other programs had the processor, or a device worked."""
+        if not self.seconds:
+            return math.nan
+        return max(0.0, 1 - sum(self.processor) / sum(self.seconds))
 
 
 def measure(setting: Setting, names: list[str], seconds: float) -> list[Result]:
@@ -81,26 +90,29 @@ def measure(setting: Setting, names: list[str], seconds: float) -> list[Result]:
             value = step()
             assert value is not None
             result.value = float(value.detach())
-            slowest_round += _timed(step, setting.device)
+            slowest_round += _timed(step, setting.device)[0]
         except (UnavailableError, torch.OutOfMemoryError, NotImplementedError) as error:
             result.note = str(error).splitlines()[0]
             continue
         steps[name] = step
     for name in CEILINGS:
         steps[name] = _products(x.detach(), name, backward=setting.mode == MODES[1])
-        slowest_round += _timed(steps[name], setting.device)
+        slowest_round += _timed(steps[name], setting.device)[0]
     rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, int(seconds / slowest_round)))
     order = list(steps)
     for turn in range(rounds):
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
-            results[name].seconds.append(_timed(steps[name], setting.device))
+            seconds, processor = _timed(steps[name], setting.device)
+            results[name].seconds.append(seconds)
+            results[name].processor.append(processor)
     ceiling = min(results[name].median for name in CEILINGS)
-    first = results[names[0]].seconds
+    first = results[names[0]]
     for name in order:
-        own = results[name].seconds
-        results[name].share = ceiling / results[name].median
-        if first:
-            results[name].ratio = statistics.median(a / b for a, b in zip(first, own, strict=True))
+        own = results[name]
+        own.share = ceiling / own.median
+        if first.seconds:
+            own.ratio = _paired(first.seconds, own.seconds)
+            own.processor_ratio = _paired(first.processor, own.processor)
     return list(results.values())
 
 
@@ -120,12 +132,17 @@ def _step(name: str, x: Tensor, setting: Setting) -> Callable[[], Tensor]:
     return forward if setting.mode == MODES[0] else forward_and_backward
 
 
-def _timed(step: Callable[[], Tensor | None], device: str) -> float:
+def _paired(first: list[float], own: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(first, own, strict=True))
+
+
+def _timed(step: Callable[[], Tensor | None], device: str) -> tuple[float, float]:
+    """Seconds by the clock and by the processor, of which all threads together may take more."""
     _wait(device)
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     step()
     _wait(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - processor
 
 
 def _wait(device: str) -> None:

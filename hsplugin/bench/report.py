@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import platform
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from hsplugin.bench.measuring import CEILINGS, Result, Setting
 
 FIELDS = (
     *("device", "dtype", "n", "d", "t", "mode", "contender", "median_ms", "ratio"),
+    *("processor_ms", "processor_ratio", "waited"),
     *("ceiling_share", "peak_mib", "error", "rounds", "threads", "note"),
 )
+# Share of the time without the processor from which times by the clock say little.
+MUCH_WAITING = 0.1
 
 
 def machine(device: str) -> str:
@@ -47,6 +51,9 @@ def row(result: Result) -> dict[str, Any]:
         "contender": result.contender,
         "median_ms": _number(1e3 * result.median, ".4f"),
         "ratio": _number(result.ratio, ".3f"),
+        "processor_ms": _number(_median_ms(result.processor), ".4f"),
+        "processor_ratio": _number(result.processor_ratio, ".3f"),
+        "waited": _number(result.waited, ".2f"),
         "ceiling_share": _number(result.share, ".3f"),
         "peak_mib": _number(result.peak_mib, ".1f"),
         "error": _number(abs(result.value - result.exact), ".1e"),
@@ -70,7 +77,8 @@ def table(results: list[Result]) -> str:
     dtype = str(setting.dtype).removeprefix("torch.")
     lines = [
         f"{setting.n} x {setting.d} {dtype} on {setting.device}, t = {setting.t:g}, {setting.mode}",
-        f"  {'':15}{'median':>12}{'speed-up':>10}{'ceiling':>9}{'memory':>12}{'error':>9}",
+        f"  {'':15}{'median':>12}{'speed-up':>10}{'processor':>13}{'speed-up':>10}"
+        f"{'ceiling':>9}{'memory':>12}{'error':>9}",
     ]
     for result in results:
         shown = row(result)
@@ -80,10 +88,14 @@ def table(results: list[Result]) -> str:
         share = "" if math.isnan(result.share) else f"{100 * result.share:.0f} %"
         memory = "" if math.isnan(result.peak_mib) else f"{result.peak_mib:.0f} MiB"
         ratio = "" if math.isnan(result.ratio) else f"{result.ratio:.2f} x"
+        by_processor = "" if not ratio else f"{result.processor_ratio:.2f} x"
         lines.append(
-            f"  {result.contender:15}{1e3 * result.median:>9.3f} ms{ratio:>10}{share:>9}"
+            f"  {result.contender:15}{1e3 * result.median:>9.3f} ms{ratio:>10}"
+            f"{_median_ms(result.processor):>10.3f} ms{by_processor:>10}{share:>9}"
             f"{memory:>12}{shown['error']:>9}"
         )
+    if setting.device == "cpu" and max(r.waited for r in results if r.seconds) > MUCH_WAITING:
+        lines.append("  Other programs had the processor for part of the time: trust its own time.")
     return "\n".join(lines)
 
 
@@ -93,8 +105,9 @@ def legend(names: list[str]) -> str:
     lines += [f"  {CEILINGS[0]:15}the tiles' matrix products alone, by torch.mm"]
     lines += [f"  {CEILINGS[1]:15}the same by the fastest product known here: the ceiling"]
     return (
-        f"speed-up: over {names[0]}, median of paired runs; ceiling: its time over the "
-        "contender's;\nmemory: peak above the features; error: against float64.\n"
+        f"speed-up: over {names[0]}, median of paired runs; processor: the time that all threads "
+        "had it;\nceiling: its time over the contender's; memory: peak above the features; "
+        "error: against float64.\n"
     ) + "\n".join(lines)
 
 
@@ -132,6 +145,10 @@ def picture(results: list[Result], path: Path, title: str) -> None:
 
 def _kind(setting: Setting) -> tuple[object, ...]:
     return setting.mode, setting.d, setting.dtype
+
+
+def _median_ms(seconds: list[float]) -> float:
+    return 1e3 * statistics.median(seconds) if seconds else math.nan
 
 
 def _number(value: float, form: str) -> str:
