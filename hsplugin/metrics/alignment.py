@@ -44,6 +44,7 @@ class Alignment(GeometryMetric):
         super().__init__(**kwargs)
         self.alpha = check_positive("alpha", alpha)
         self.normalize = normalize
+        self._set_apart(self.alpha, normalize)
         zero = torch.zeros((), dtype=torch.float64)
         self.add_state("distance_sum", zero, dist_reduce_fx="sum")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,18 @@ class GeometryMetric(Metric):
         super().__init__(**kwargs)
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("nonfinite_rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        # A half-precision module that holds the metric moves it, but must not round its sums.
+        return super()._apply(lambda state: state.to(fn(state).device), *args, **kwargs)
+
+    def _set_apart(self, *options: float) -> None:
+        """Keep a MetricCollection from merging metrics that differ in these options.
+
+        It merges those whose states are equal after the first update, which may be by chance.
+        """
+        state = torch.tensor(options, dtype=torch.float64)
+        self.add_state("options", state, dist_reduce_fx="max")
 
     def _count(self, features: Tensor) -> None:
         finite = torch.isfinite(features.detach()).flatten(1).all(dim=1)

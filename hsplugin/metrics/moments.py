@@ -17,7 +17,8 @@ from hsplugin.metrics.spectrum import Moments, merge_moments, pack_moments, with
 class MomentMetric(GeometryMetric):
     """Base of the metrics over moments: (d + 1)^2 float64 numbers, whatever the rows seen.
 
-    In a :class:`torchmetrics.MetricCollection` those that see the same features share one update.
+    In a :class:`torchmetrics.MetricCollection` those that take the features as they are share one
+    update.
     """
 
     moments: Tensor
@@ -100,6 +101,7 @@ class WassersteinUniformity(MomentMetric):
     def __init__(self, *, normalize: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._normalize = normalize
+        self._set_apart(normalize)
 
     def _score(self, moments: Moments) -> Tensor:
         return spectrum.wasserstein_uniformity(moments.mean, spectrum.covariance_spectrum(moments))

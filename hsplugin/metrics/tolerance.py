@@ -59,6 +59,7 @@ class Tolerance(GeometryMetric):
         self.num_classes = num_classes
         self.conditional = conditional
         self.normalize = normalize
+        self._set_apart(normalize)
         zero = torch.zeros((), dtype=torch.float64)
         sums = torch.zeros(num_classes, 0, dtype=torch.float64)
         counts = torch.zeros(num_classes, dtype=torch.int64)

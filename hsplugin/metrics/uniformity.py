@@ -101,6 +101,7 @@ class Uniformity(GeometryMetric):
         self.max_samples = max_samples
         self.normalize = normalize
         self.seed = seed
+        self._set_apart(max_samples, normalize)
         self.backend = check_backend(backend)
         self._report: UniformityReport | None = None
         empty = torch.zeros(0, dtype=torch.int64)

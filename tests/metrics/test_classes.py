@@ -195,6 +195,43 @@ def test_moment_metrics_share_their_update_in_a_collection():
     assert values["NESum"].item() == pytest.approx(functional.nesum(FEATURES).item())
 
 
+def test_metrics_of_other_options_are_not_merged_because_their_first_batches_agree():
+    makers = {
+        "alpha 1": lambda: metrics.Alignment(1),
+        "alpha 2": lambda: metrics.Alignment(2),
+    }
+    both, alone = MetricCollection({k: make() for k, make in makers.items()}), metrics.Alignment(2)
+    for metric in (both, alone):
+        metric.update(FEATURES, FEATURES)
+        metric.update(FEATURES, OTHER)
+    assert both.compute()["alpha 2"] == alone.compute()
+
+    both = MetricCollection([metrics.RankMe(), metrics.WassersteinUniformity()])
+    alone = metrics.WassersteinUniformity()
+    for metric in (both, alone):
+        metric.update(normalize(FEATURES))
+        metric.update(FEATURES)
+    assert both.compute()["WassersteinUniformity"] == alone.compute()
+
+    few, many = metrics.Uniformity(max_samples=8), metrics.Uniformity(max_samples=100)
+    both = MetricCollection({"few": few, "many": many})
+    both.update(FEATURES[:8])
+    both.update(FEATURES[8:])
+    both.compute()
+    assert (both["few"].report().kept, both["many"].report().kept) == (8, 40)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_module_converted_to_half_precision_leaves_its_metric_exact(name):
+    make, arguments, function = CASES[name]
+    holder = torch.nn.ModuleDict({"metric": make()})
+    holder["metric"].update(*(a[:17] for a in arguments))
+    holder.to(torch.bfloat16)
+    holder["metric"].set_dtype(torch.float16)
+    holder["metric"].update(*(a[17:] for a in arguments))
+    assert holder["metric"].compute().item() == pytest.approx(function().item(), rel=1e-5)
+
+
 def test_streamed_moments_survive_a_mean_far_larger_than_the_spread():
     x = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)).double() + 1e7
     metric = metrics.NESum()
