@@ -166,7 +166,8 @@ class Measures:
             try:
                 values.update(_scalars(name, self._metrics[name].to(device)))
             except Exception as error:
-                self._problems[name] = " ".join(str(error).split())
+                # What went wrong in an update is the cause of what it left to compute.
+                self._problems.setdefault(name, " ".join(str(error).split()))
         problems = {name: f"{name} is not measured: {why}" for name, why in self._problems.items()}
         if self._lost:
             problems["rows"] = f"rows with NaN or infinite features are left out: {self._lost}"

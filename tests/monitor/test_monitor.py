@@ -395,6 +395,17 @@ def test_failing_metric_neither_stops_training_nor_harms_the_others() -> None:
         fit(Recipe(), [GeometryMonitor(["alpha_req"], strict=True)])
 
 
+def test_a_failing_update_is_named_as_the_reason() -> None:
+    from hsplugin import metrics
+
+    def extract(module: Any, outputs: Any, batch: Any) -> dict[str, Tensor]:
+        return {"x": module(batch[0]), "labels": batch[1].float()}
+
+    monitor = GeometryMonitor({"tolerance": metrics.Tolerance(3)}, extract=extract)
+    with pytest.warns(GeometryWarning, match="labels must be integers"):
+        fit(Recipe(), [monitor], max_epochs=1)
+
+
 def test_failing_extract_function_never_stops_training() -> None:
     def extract(module: Any, outputs: Any, batch: Any) -> Tensor:
         raise KeyError("features")
