@@ -255,6 +255,10 @@ def _pt(path: Path) -> dict[str, Array]:
     if mapped:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            pickles = [m for m in members if m.filename.lower().endswith("data.pkl")]
+            # Of a number alone it makes as many bytes, and weights_only lets it.
+            if any(b"bytearray\n" in archive.read(m) for m in pickles if m.file_size <= size):
+                raise CommandError(f"{path}: holds objects other than tensors")
         if any(m.compress_type != zipfile.ZIP_STORED for m in members) or (
             sum(m.file_size for m in members) > size
         ):
@@ -275,7 +279,7 @@ def _pt(path: Path) -> dict[str, Array]:
             raise CommandError(f"{name}: is sparse, quantised or without data; save it dense")
         if tensor.is_complex() or tensor.dtype == torch.bool:
             raise CommandError(f"{name}: holds {tensor.dtype}, not real numbers")
-        held = tensor.untyped_storage().nbytes()
+        held = min(tensor.untyped_storage().nbytes(), size)
         if tensor.numel() * tensor.element_size() > held:
             raise CommandError(
                 f"{name}: claims shape {tuple(tensor.shape)} over {held} bytes; "

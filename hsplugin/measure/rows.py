@@ -15,6 +15,8 @@ from hsplugin.metrics.jackknife import GROUPS
 
 CHUNK_BYTES = 32 * 2**20
 MISSING_LABELS = ["", "nan", "None"]
+# Sums of the squares of larger values overflow.
+LARGEST_VALUE = 1e100
 
 
 def check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> None:
@@ -78,16 +80,16 @@ def tensor_of(array: Array, chunk: np.ndarray, done: int, device: str) -> Tensor
     """Features of an array's rows from number ``done`` on, float64 if they are and float32 if not.
 
     Raises:
-        CommandError: If they are not numbers, or not finite.
+        CommandError: If they are not numbers, not finite, or too large to be squared.
     """
     if chunk.dtype.kind not in "fiu":
         raise CommandError(f"{array.name}: holds {chunk.dtype}, features are real numbers")
     dtype = np.float64 if chunk.dtype == np.float64 else np.float32
     x = torch.from_numpy(np.array(chunk, dtype=dtype)).to(device)
-    bad = (~torch.isfinite(x)).any(dim=1).nonzero()
+    bad = (~(x.abs() < LARGEST_VALUE)).any(dim=1).nonzero()
     if len(bad):
         raise CommandError(
             f"{array.name}: row {done + int(bad[0])} (counted from 0) holds NaN, infinite or "
-            f"missing values; leave such rows out"
+            f"missing values, or some beyond {LARGEST_VALUE:g}; leave such rows out"
         )
     return x

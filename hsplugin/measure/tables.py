@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +15,8 @@ from hsplugin.errors import CommandError, unknown
 from hsplugin.measure.files import Array, check_packing
 
 LONGEST_LINE = 16 * 2**20
+# What pandas writes beside the columns of a frame, or makes of it on reading; no feature.
+INDEX_OF_PANDAS = re.compile(r"Unnamed: 0|__index_level_\d+__")
 
 
 def match_columns(path: Path, key: str, columns: list[str]) -> list[str]:
@@ -55,7 +58,7 @@ def _csv(path: Path, key: str | None, others: list[str], dimensions: int) -> Arr
         line = file.readline(LONGEST_LINE + 1)
     if len(line) > LONGEST_LINE:
         raise CommandError(f"{path}: its first line is longer than {LONGEST_LINE} bytes; no csv?")
-    has_names = not _all_numbers(line.decode("utf-8-sig").strip().split(","))
+    has_names = _are_names(line.decode("utf-8-sig").strip().split(","))
     options: dict[str, Any] = {"compression": None, "header": 0 if has_names else None}
     head = pd.read_csv(path, nrows=100, **options)
     head.columns = head.columns.map(str)
@@ -66,7 +69,7 @@ def _csv(path: Path, key: str | None, others: list[str], dimensions: int) -> Arr
     if key is not None:
         chosen = match_columns(path, key, columns)
     elif dimensions == 2:
-        free = [c for c in columns if c not in spoken_for]
+        free = [c for c in columns if c not in spoken_for and not INDEX_OF_PANDAS.fullmatch(c)]
         chosen = [c for c in free if pd.api.types.is_numeric_dtype(head[c])]
         if not chosen:
             raise CommandError(f"{path}: has no column of numbers")
@@ -86,11 +89,16 @@ def _csv(path: Path, key: str | None, others: list[str], dimensions: int) -> Arr
     return Array(str(path), None, (len(chosen),) if dimensions == 2 else (), read)
 
 
-def _all_numbers(fields: list[str]) -> bool:
+def _are_names(fields: list[str]) -> bool:
+    # A pandas frame made of a matrix calls its columns by their numbers.
+    if len(fields) > 1 and fields == [str(place) for place in range(len(fields))]:
+        return True
     try:
-        return bool([float(field) for field in fields])
+        for field in fields:
+            float(field)
     except ValueError:
-        return False
+        return True
+    return False
 
 
 def _parquet(path: Path, key: str | None, others: list[str], dimensions: int) -> Array:
@@ -123,7 +131,7 @@ def _parquet(path: Path, key: str | None, others: list[str], dimensions: int) ->
         return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
     spoken_for = {c for other in others for c in match_columns(path, other, list(schema.names))}
-    free = [c for c in schema.names if c not in spoken_for]
+    free = [c for c in schema.names if c not in spoken_for and not INDEX_OF_PANDAS.fullmatch(c)]
     if key is not None:
         chosen = match_columns(path, key, list(schema.names))
     elif dimensions == 2:

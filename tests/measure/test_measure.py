@@ -68,6 +68,25 @@ def save_csv(folder):
     return ["x.csv", "--positive-key", "b*", "--label-key", "class"]
 
 
+def save_csv_of_numbered_columns(folder):
+    save_npy(folder)
+    pd.DataFrame(X).to_csv(folder / "x.csv", index=False)
+    return ["x.csv", "--positive", "y.npy", "--labels", "l.npy"]
+
+
+def save_csv_with_index(folder):
+    save_npy(folder)
+    pd.DataFrame(X).to_csv(folder / "x.csv")
+    return ["x.csv", "--positive", "y.npy", "--labels", "l.npy"]
+
+
+def save_parquet_with_index(folder):
+    save_npy(folder)
+    columns = {f"a{i}": X[:, i] for i in range(14)}
+    pd.DataFrame(columns, index=np.arange(150)[::-1]).to_parquet(folder / "x.parquet")
+    return ["x.parquet", "--positive", "y.npy", "--labels", "l.npy"]
+
+
 def save_csv_without_names(folder):
     save_npy(folder)
     np.savetxt(folder / "x.csv", X, delimiter=",")
@@ -94,8 +113,11 @@ SAVERS = [
     save_safetensors,
     save_csv,
     save_csv_without_names,
+    save_csv_of_numbered_columns,
+    save_csv_with_index,
     save_parquet,
     save_parquet_of_vectors,
+    save_parquet_with_index,
 ]
 
 
@@ -298,6 +320,11 @@ def with_nan(folder):
     return ["bad.npy"], "row 77 (counted from 0) holds NaN"
 
 
+def with_squares_that_overflow(folder):
+    np.save(folder / "bad.npy", X.astype(np.float64) * 1e200)
+    return ["bad.npy"], "row 0 (counted from 0) holds NaN, infinite or missing values, or some"
+
+
 def text_features(folder):
     np.save(folder / "bad.npy", np.full((4, 3), "word"))
     return ["bad.npy"], "features are real numbers"
@@ -361,6 +388,37 @@ def packed_pt(folder):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
     return ["bad.pt"], "is a packed archive"
+
+
+class Made:
+    """What a file can ask for without any data behind it."""
+
+    def __init__(self, kind, *size):
+        self.kind, self.size = kind, size
+
+    def __reduce__(self):
+        return self.kind, self.size
+
+
+def pt_of(content, folder):
+    torch.save(torch.ones(3), folder / "plain.pt")
+    with (
+        zipfile.ZipFile(folder / "plain.pt") as plain,
+        zipfile.ZipFile(folder / "bad.pt", "w") as changed,
+    ):
+        for name in plain.namelist():
+            pickled = name.endswith("data.pkl")
+            changed.writestr(name, pickle.dumps(content, 2) if pickled else plain.read(name))
+
+
+def unbacked_tensor_pt(folder):
+    pt_of({"x": Made(torch.Tensor, 10**5, 100)}, folder)
+    return ["bad.pt"], "claims shape (100000, 100)"
+
+
+def unbacked_bytes_pt(folder):
+    pt_of({"x": Made(bytearray, 10**7)}, folder)
+    return ["bad.pt"], "objects other than tensors"
 
 
 def expanded_pt(folder):
