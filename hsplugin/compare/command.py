@@ -177,8 +177,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{table}\n\n{out}/: results.csv, history.csv, summary.md, plane.png, histograms.png")
     for failure in failures:
         log = runs.run_folder(out, failure.settings) / "error.log"
+        see = f" (see {log})" if log.exists() else ""
         print(
-            f"hsplugin compare: {failure.settings.name} failed: {failure.reason} (see {log})",
+            f"hsplugin compare: {failure.settings.name} failed: {failure.reason}{see}",
             file=sys.stderr,
         )
     return 1 if failures else 0

@@ -186,8 +186,10 @@ def _child(settings: RunSettings, machine: Machine, folder: Path, connection: Co
         write_json(
             folder / "job.json", {"settings": settings.as_dict(), "machine": asdict(machine)}
         )
-        # Lightning starts the further processes of a DDP run with this very command.
+        # Lightning starts the further processes of a DDP run with this very command, unless the
+        # main module came from a -m flag.
         sys.argv = [train.__file__, str(folder)]
+        sys.modules["__main__"].__spec__ = None
         train.run(settings, machine, folder, connection.send)
         connection.send({"done": True})
     except CommandError as error:

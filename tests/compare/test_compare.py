@@ -155,6 +155,19 @@ def test_runs_are_their_own_and_one_that_fails_leaves_the_others(tmp_path):
     assert [r["loss"] for r in history[1:]] == [r["loss"] for r in history_again[1:]]
 
 
+@pytest.mark.slow
+def test_two_processes_share_a_run_and_measure_once(tmp_path):
+    process = start(
+        tmp_path / "out",
+        *("--methods", "align_uniform", "--devices", "2", "--accelerator", "cpu", "--jobs", "1"),
+    )
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    history = table(tmp_path / "out" / "history.csv")
+    assert [row["epoch"] for row in history] == ["0", "0", "1", "2", "3"]
+    assert json.loads(table(tmp_path / "out" / "results.csv")[1]["options"])["gather"] is True
+
+
 def error_line(capsys, *argv: str) -> str:
     assert cli.main(["compare", *argv]) == 2
     error: str = capsys.readouterr().err
