@@ -34,7 +34,7 @@ def value_and_gradient(
     if not float(w.min()) > SMALLEST_EXPONENT:
         return None
     total = float(w.exp_().sum(dtype=torch.float64))
-    value = torch.scalar_tensor(math.log(2 * total / (n * (n - 1))), dtype=dtype)
+    value = torch.scalar_tensor(math.log(2 * total / (n * (n - 1))), dtype=dtype, device="cpu")
     if not need_gradient:
         return value, None
     # The diagonal holds some pair's weight, which the row's sum, taken off there, takes back. As
@@ -47,7 +47,7 @@ def value_and_gradient(
 @functools.lru_cache(maxsize=16)
 def _pair_of_each_entry(n: int) -> Tensor:
     """Where in the order of torch.pdist the pair of each entry of an n x n matrix is."""
-    i, j = torch.triu_indices(n, n, offset=1)
-    pairs = torch.zeros(n, n, dtype=torch.int64)
-    pairs[i, j] = pairs[j, i] = torch.arange(len(i))
+    i, j = torch.triu_indices(n, n, offset=1, device="cpu")
+    pairs = torch.zeros(n, n, dtype=torch.int64, device="cpu")
+    pairs[i, j] = pairs[j, i] = torch.arange(len(i), device="cpu")
     return pairs.flatten()

@@ -40,7 +40,6 @@ def accumulate(
     c = c.sub(centre).mul_(scale)
     r = c if symmetric else rows.to(dtype).sub(centre).mul_(scale)
     tiles = _Tiles(r, c, own_offset, symmetric)
-    shift = tiles.shift()
 
     sums: list[Any] = [None] * len(tiles.rows)
     mirrored_pulls: list[Tensor | None] = [None] * len(tiles.rows)  # (d, rows), from tiles above
@@ -62,7 +61,7 @@ def accumulate(
         if pull is not None:
             pulls.append(pull.addcmul_(sums[i].unsqueeze(1), r_i, value=-1))
     total = _joined(sums).sum(dtype=torch.float64)
-    log_sum = total.log() if shift is None else total.log() + shift
+    log_sum = total.log() if tiles.largest is None else total.log() + tiles.largest
     return log_sum, _joined(pulls).div_((total * scale).to(dtype)) if need_gradient else None
 
 
@@ -71,6 +70,7 @@ class _Tiles:
 
     def __init__(self, r: Tensor, c: Tensor, own_offset: int | None, symmetric: bool) -> None:
         self.own_offset, self.symmetric = own_offset, symmetric
+        self.largest: Tensor | None = None
         self.row_step, self.column_step = _tile_shape(r, c, symmetric)
         c_bias = c.square().sum(dim=1).mul_(-0.5)
         r_bias = c_bias if symmetric else r.square().sum(dim=1).mul_(-0.5)
@@ -82,6 +82,7 @@ class _Tiles:
                 c_bias.split(self.column_step),
             )
         self._biases = (c_bias,) if symmetric else (r_bias, c_bias)
+        self.largest = self._shift()
 
     def columns_beside(self, i: int) -> range:
         return range(i if self.symmetric else 0, len(self.columns))
@@ -92,6 +93,9 @@ class _Tiles:
     def exponents(self, i: int, j: int) -> Tensor:
         tile = _product(self.rows[i], self.columns[j], self.column_bias[j])
         tile.add_(self.row_bias[i].unsqueeze(1))
+        if self.largest is not None:
+            # Off each exponent and not off a bias, or rounding would make the largest another.
+            tile.sub_(self.largest)
         if self.own_offset is not None:
             own = self.own_offset + i * self.row_step - j * self.column_step
             if own == 0 and tile.shape[0] == tile.shape[1]:
@@ -100,8 +104,8 @@ class _Tiles:
                 tile.diagonal(own).fill_(-math.inf)
         return tile
 
-    def shift(self) -> Tensor | None:
-        """Let the largest exponent be 0 where all could underflow, and say what was taken off.
+    def _shift(self) -> Tensor | None:
+        """The largest exponent, to be taken off all of them, where all could underflow.
 
         A GPU is not asked for the range of its exponents, for the host would have to wait.
         """
@@ -115,7 +119,6 @@ class _Tiles:
         for i in range(len(self.rows)):
             for j in self.columns_beside(i):
                 largest = torch.maximum(largest, self.exponents(i, j).max())
-        self.row_bias = tuple(bias - largest for bias in self.row_bias)
         return largest
 
 
@@ -155,10 +158,10 @@ def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
 @functools.cache
 def _onednn() -> bool:
     """Whether oneDNN's products can be called, which on AMD take half the time of MKL's."""
-    a, b = torch.ones(2, 3), torch.ones(3, 2).T
+    a, b = (torch.ones(shape, dtype=torch.float32, device="cpu") for shape in ((2, 3), (3, 2)))
     try:
         linear = torch.ops.mkldnn._linear_pointwise
-        once = linear(a, b, torch.ones(2), "none", [], "")
-        return torch.equal(linear.binary(a, once, b, None, "add"), torch.full((2, 2), 7.0))
+        once = linear(a, b.T, b[0], "none", [], "")
+        return bool((linear.binary(a, once, b.T, None, "add") == 7).all())
     except (AttributeError, RuntimeError, NotImplementedError):
         return False

@@ -41,6 +41,19 @@ def test_tiles_agree_with_the_definition(monkeypatch, dtype, onednn_work, t, n):
         assert (gradient.double() - expected_gradient).abs().max().item() <= 4 * tolerance * scale
 
 
+@pytest.mark.parametrize("n", [6, 40, 200, 600])
+def test_rounding_of_huge_exponents_neither_overflows_nor_underflows(n):
+    # Exponents of 1e10, whose rounding is larger than any that exp() can take.
+    for seed in range(4):
+        x = (6e4 * sphere(n, 30, seed)).half()
+        expected = reference.log_mean_potential(x, 2.0).item()
+        value, gradient = reference.value_and_gradient(
+            lambda z: log_mean_potential(z, 2.0, backend="tiled"), x.float()
+        )
+        assert value.item() == pytest.approx(expected, rel=1e-4)
+        assert gradient.isfinite().all()
+
+
 def test_memory_beyond_the_features_is_linear_in_their_number():
     program = """
 import resource, torch, hsplugin
