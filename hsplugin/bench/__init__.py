@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from hsplugin.errors import CommandError, unknown
@@ -53,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(unknown("contender", name, contenders.CONTENDERS))
     if "pdist" in names:  # what speed-ups are over
         names = ["pdist", *(name for name in names if name != "pdist")]
-    if not args.t > 0:
-        raise CommandError(f"--t must be above 0, got {args.t}")
+    for name in ("t", "seconds"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise CommandError(f"--{name} must be above 0 and finite, got {getattr(args, name)}")
     if args.threads is not None:
         if args.threads < 1:
             raise CommandError(f"--threads must be at least 1, got {args.threads}")
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         names.remove("triton")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
+        report.write_csv([], args.out / "bench.csv")  # learn now, not later, if it cannot be
     except OSError as error:
         raise CommandError(f"--out {args.out}: {error.strerror}") from error
 

@@ -92,6 +92,8 @@ def test_command_writes_table_rows_and_picture(tmp_path, capsys):
         (["--contenders", "pdits"], "did you mean pdist"),
         (["--device", "tpu"], "unknown device"),
         (["--t", "-1"], "--t must be above 0"),
+        (["--t", "inf"], "--t must be above 0 and finite"),
+        (["--seconds", "nan"], "--seconds must be above 0"),
         (["--threads", "0"], "--threads must be at least 1"),
     ],
 )
@@ -99,3 +101,11 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys, tmp_path):
     assert main(["bench", *arguments, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_measured(capsys, tmp_path):
+    (tmp_path / "bench.csv").mkdir()
+    assert main(["bench", "--sizes", "16x4", "--seconds", "0.01", "--out", str(tmp_path)]) == 2
+    output = capsys.readouterr()
+    assert "--out" in output.err and output.err.count("\n") == 1
+    assert not output.out
