@@ -1,7 +1,12 @@
 """Alignment and uniformity on the hypersphere: losses and metrics over one exact potential."""
 
+from typing import TYPE_CHECKING
+
 from hsplugin.functional import align_loss, uniform_loss, uniformity_optimum
 from hsplugin.losses import AlignLoss, AlignUniformLoss, AlignUniformTerms, UniformLoss
+
+if TYPE_CHECKING:
+    from hsplugin import metrics
 
 __version__ = "0.1.0"
 
