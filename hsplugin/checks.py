@@ -104,9 +104,10 @@ def check_number(name: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
-    if not math.isfinite(value):
+    number = float(value)
+    if not -math.inf < number < math.inf:  # math.isfinite would break the graph of torch.compile
         raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    return number
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -7,6 +7,7 @@ Uniformity on the Hypersphere", ICML 2020, https://arxiv.org/abs/2005.10242.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 from torch import Tensor
 
@@ -117,7 +118,7 @@ def uniformity_optimum(dim: int, t: float = 2.0) -> float:
         >>> round(uniformity_optimum(128), 4)
         -3.9375
     """
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    if isinstance(dim, bool) or not isinstance(dim, Integral):
         raise TypeError(f"dim must be an integer, got {type(dim).__name__}: {dim!r}")
     if dim < 1:
         raise ValueError(f"dim must be at least 1, got {dim}")

@@ -17,7 +17,7 @@ from hsplugin.checks import (
     computing_dtype,
 )
 from hsplugin.functional import pair_distances
-from hsplugin.potential import check_backend, log_mean_potential
+from hsplugin.potential import check_backend, is_traced, log_mean_potential
 from hsplugin.potential.distributed import mean_over_ranks
 
 # Rows shorter than this have no direction worth following; the derivative of the direction, which
@@ -25,6 +25,8 @@ from hsplugin.potential.distributed import mean_over_ranks
 SHORTEST_ROW = 1e-6
 # How far from one a norm may lie before features cannot be meant as points on the sphere.
 CLEARLY_UNNORMALISED = 1e-2
+# No norm differs from one by this: a GPU has not come to write the difference yet.
+_NOT_YET = -1.0
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -57,7 +59,6 @@ class _SphereLoss(nn.Module):
         self.normalize = normalize
         self.gather_distributed = gather_distributed
         self._norm_error: Tensor | None = None
-        self._norm_error_ready: torch.cuda.Event | None = None
         self._norms_checked = normalize
 
     def _views(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +70,7 @@ class _SphereLoss(nn.Module):
     def _on_sphere(self, name: str, z: Tensor) -> Tensor:
         if self.normalize:
             return normalize(z)
-        if not self._norms_checked and not torch.compiler.is_compiling():
+        if not self._norms_checked and not is_traced(z):
             self._warn_if_unnormalised(name, z.detach())
         return z
 
@@ -78,14 +79,15 @@ class _SphereLoss(nn.Module):
         """Look at the first batch's norms; on a GPU read them when a later step finds them done."""
         if self._norm_error is None:
             error = (torch.linalg.vector_norm(z.float(), dim=1) - 1).abs().max()
-            self._norm_error = error.to("cpu", non_blocking=z.is_cuda)
-            if z.is_cuda:
-                self._norm_error_ready = torch.cuda.Event()
-                self._norm_error_ready.record(torch.cuda.current_stream(z.device))
-        if self._norm_error_ready is not None and not self._norm_error_ready.query():
+            # Not an event to ask, because modules that hold one can be neither copied nor saved.
+            self._norm_error = torch.full(
+                (), _NOT_YET, dtype=error.dtype, device="cpu", pin_memory=z.is_cuda
+            )
+            self._norm_error.copy_(error, non_blocking=z.is_cuda)
+        error_value = float(self._norm_error)
+        if error_value == _NOT_YET:
             return
         self._norms_checked = True
-        error_value = float(self._norm_error)
         if error_value > CLEARLY_UNNORMALISED:
             warnings.warn(
                 f"{type(self).__name__}(normalize=False) was given {name} whose row norms differ "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import pickle
 import warnings
 
+import numpy as np
 import pytest
 import scipy.special
 import torch
@@ -108,6 +111,18 @@ def test_unnormalised_features_warn_once_when_normalisation_is_off():
         loss(x, y)
         quiet(normalize(x), normalize(y))
         hsplugin.AlignUniformLoss()(x, y)
+
+
+def test_a_loss_that_has_seen_features_can_be_copied_and_saved():
+    x, y = (normalize(z, dim=1) for z in views(8, 4, torch.float32, 0))
+    for loss in (hsplugin.AlignUniformLoss(normalize=False), hsplugin.UniformLoss(normalize=False)):
+        value = loss(x, y)
+        for again in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+            assert torch.equal(again(x, y), value)
+
+
+def test_optimum_takes_the_integers_of_numpy():
+    assert hsplugin.uniformity_optimum(np.int64(128)) == hsplugin.uniformity_optimum(128)
 
 
 X, Y = views(4, 3, torch.float32, 0)

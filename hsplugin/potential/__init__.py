@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hsplugin.checks import check_compatible, check_features, check_positive, computing_dtype
 from hsplugin.errors import unknown
@@ -65,7 +66,7 @@ def log_mean_potential(
         TypeError: If x or queue is no floating-point tensor, their dtypes differ, or t no number.
         ValueError: If a shape or device is wrong, there are no pairs, t <= 0, the backend is
             unknown or cannot take these features, or options contradict each other.
-        RuntimeError: If differentiated twice.
+        RuntimeError: If differentiated twice, or in forward mode.
     """
     t = check_positive("t", t)
     check_backend(backend)
@@ -81,10 +82,15 @@ def log_mean_potential(
         raise ValueError(
             "include_self=True needs the pairs within x; it contradicts intra_batch=False"
         )
+    if forward_ad.unpack_dual(x).tangent is not None:  # which an operator would silently drop
+        raise RuntimeError(
+            "the log-mean potential cannot be differentiated in forward mode; use backward, or "
+            "write the loss with torch.cdist where you need forward mode"
+        )
     need_gradient = x.requires_grad and torch.is_grad_enabled()
     arguments = (queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient)
     value: Tensor
-    if _is_traced(x):
+    if is_traced(x):
         value = _operator(x, *arguments)[0]
     elif need_gradient:
         value = _Potential.apply(x, arguments)
@@ -194,14 +200,17 @@ def _value_and_gradient(
     return (log_total - math.log(count)).to(dtype), gradient
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether something other than plain eager execution looks on, and needs an operator to see.
+
+    Where it does, x may be without values.
 
     In eager execution the operator would cost as much as all of a small batch's arithmetic.
     """
     return (
         torch.compiler.is_compiling()
         or type(x) not in (Tensor, torch.nn.Parameter)
+        or x.is_meta
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
     )

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 
 import hsplugin
-from hsplugin.potential import log_mean_potential
+from hsplugin.potential import few, log_mean_potential, tiled
 from tests import reference
 
 
@@ -65,6 +67,40 @@ def test_compiles_without_a_graph_break(normalize):
     in_graph.backward()
     torch.testing.assert_close(in_graph, eager)
     torch.testing.assert_close(compiled_leaf.grad, eager_leaf.grad)
+
+
+def test_compiles_for_every_number_of_rows_and_every_setting():
+    def both(x, t):
+        return hsplugin.uniform_loss(x, t) + hsplugin.align_loss(x, x.flip(0), alpha=t)
+
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True, dynamic=True)
+    for n, t in [(5, 1.0), (129, 2.0), (200, 3.5)]:
+        x = sphere(n, 4)
+        torch.testing.assert_close(compiled(x, t), both(x, t))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_features_without_values_give_shapes(normalize):
+    loss = hsplugin.AlignUniformLoss(normalize=normalize)
+    for mode in (torch.device("meta"), FakeTensorMode()):
+        with mode:
+            x = torch.empty(6, 4, requires_grad=True)
+            value = loss(x, x.flip(0))
+            value.backward()
+        assert value.shape == () and x.grad.shape == (6, 4)
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_features_need_not_be_where_new_tensors_are_by_default(n):
+    few._pair_of_each_entry.cache_clear()
+    tiled._onednn.cache_clear()
+    onednn = tiled._onednn()
+    tiled._onednn.cache_clear()
+    x = sphere(n, 4, torch.float32)
+    with torch.device("meta"):
+        within = reference.value_and_gradient(hsplugin.uniform_loss, x)
+        assert tiled._onednn() == onednn
+    torch.testing.assert_close(within, reference.value_and_gradient(hsplugin.uniform_loss, x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -126,6 +162,14 @@ def test_second_derivative_is_refused_not_wrong():
     (gradient,) = torch.autograd.grad(hsplugin.uniform_loss(x).exp(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated twice"):
         gradient.square().sum().backward()
+
+
+def test_forward_mode_is_refused_not_zero():
+    x = sphere(6, 3)
+    with pytest.raises(RuntimeError, match="forward mode"):
+        torch.func.jvp(hsplugin.uniform_loss, (x,), (x.flip(0),))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward mode"):
+        hsplugin.uniform_loss(forward_ad.make_dual(x, x.flip(0)))
 
 
 @pytest.mark.parametrize("mode", [{}, {"queue": sphere(9, 6, seed=1)}])
