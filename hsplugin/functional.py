@@ -55,6 +55,7 @@ def pair_distances(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
     alpha = check_positive("alpha", alpha)
     dtype = computing_dtype(x.dtype)
     squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=1)
+    squared = squared + 0 * squared  # an infinite feature makes the loss NaN, as elsewhere
     if alpha == 2:
         return squared
     if alpha > 2:
