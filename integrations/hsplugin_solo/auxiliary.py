@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -33,6 +33,9 @@ def with_align_uniform(method: type[BaseMethod], embedding: str | None = None) -
         weight: The factor :math:`\lambda`, 0 or above; 1.
         align_weight, uniform_weight, alpha, t: As in ``align_uniform``; 1, 1, 2 and 2.
 
+    The backbone is the one that the method alone gets; ``main_linear.py``, which chooses among
+    ViTs by ``pretrain_method``, therefore wants the stock name there (``mocov3``).
+
     Args:
         method: A subclass of solo-learn's ``BaseMethod``.
         embedding: Dotted name of the submodule whose output is the embedding. By default it is
@@ -58,8 +61,23 @@ def with_align_uniform(method: type[BaseMethod], embedding: str | None = None) -
         )
     if embedding is None and issubclass(method, DINO):
         embedding = "head.mlp"
-    own = {"__doc__": _Auxiliary.__doc__, "__module__": __name__, "_embedding": embedding}
+    own = {
+        "__doc__": _Auxiliary.__doc__,
+        "__module__": __name__,
+        "_embedding": embedding,
+        "_BACKBONES": {
+            name: functools.partial(_as_for_the_method_alone, build)
+            for name, build in method._BACKBONES.items()
+        },
+    }
     return type(f"{method.__name__}AlignUniform", (_Auxiliary, method), own)
+
+
+def _as_for_the_method_alone(
+    build: Callable[..., nn.Module], method: str, *args: Any, **kwargs: Any
+) -> nn.Module:
+    """Build a backbone by the stock name: solo-learn gives MoCo V3 a ViT of its own by name."""
+    return build(method.removesuffix("_au"), *args, **kwargs)
 
 
 class _Auxiliary(ExactResume):

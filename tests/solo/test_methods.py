@@ -296,6 +296,20 @@ class TestWithAlignUniform:
             float(reference.align(x, y, 2)), rel=1e-4
         )
 
+    def test_the_backbone_is_the_one_that_the_method_alone_has(
+        self, methods: dict[str, Any]
+    ) -> None:
+        # solo-learn chooses among its ViTs by the name of the method.
+        models = []
+        for name in ("mocov3", "mocov3_au"):
+            cfg = config(name, **KWARGS["mocov3"])
+            cfg.backbone = {"name": "vit_tiny", "kwargs": {"img_size": 32, "patch_size": 16}}
+            models.append(methods[name](cfg))
+        for part in ("backbone", "momentum_backbone"):
+            stock, ours = (getattr(model, part) for model in models)
+            assert type(ours) is type(stock)
+            assert ours.pos_embed.requires_grad == stock.pos_embed.requires_grad
+
     def test_validation_keeps_no_features(
         self, methods: dict[str, Any], crops: list[Tensor]
     ) -> None:
