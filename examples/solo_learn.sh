@@ -19,10 +19,13 @@ data=(data.dataset=custom data.format=image_folder data.num_workers=2
 cpu=(accelerator=cpu 'devices="1"' sync_batchnorm=False precision=32)
 
 # The config is found in hsplugin by its name; the monitor joins by an environment variable.
+# Online accuracy is train_acc1 here: solo-learn validates custom images at 224 pixels whatever size
+# they are trained at, so val_acc1 and geometry/val_* see images unlike those trained on.
 HSPLUGIN_MONITOR=1 python solo-learn/main_pretrain.py --config-name align_uniform \
   max_epochs=3 optimizer.batch_size=64 +scheduler.warmup_epochs=1 "${data[@]}" "${cpu[@]}"
 
-# Linear evaluation of the last checkpoint, by a config of solo-learn's own.
+# Linear evaluation of the last checkpoint, by a config of solo-learn's own, which trains and
+# validates at 224 pixels: slower, and a poor match to a backbone trained at 32.
 checkpoint=$(ls -t trained_models/align_uniform/*/*.ckpt | head -n 1)
 python solo-learn/main_linear.py --config-path "$PWD/solo-learn/scripts/linear/imagenet-100" \
   --config-name simclr wandb.enabled=False auto_resume.enabled=False pretrain_method=align_uniform \
