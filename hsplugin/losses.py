@@ -103,6 +103,9 @@ class _SphereLoss(nn.Module):
     def _uniform(self, z: Tensor, t: float, backend: str) -> Tensor:
         return log_mean_potential(z, t, gather_distributed=self.gather_distributed, backend=backend)
 
+    def _mean_uniform(self, z_a: Tensor, z_b: Tensor, t: float, backend: str) -> Tensor:
+        return (self._uniform(z_a, t, backend) + self._uniform(z_b, t, backend)) / 2
+
 
 class AlignLoss(_SphereLoss):
     r"""Alignment of two views: :math:`\frac1N \sum_i \|a_i - b_i\|_2^\alpha` of unit rows.
@@ -167,10 +170,7 @@ class UniformLoss(_SphereLoss):
         if z_b is None:
             check_features("z_a", z_a)
             return self._uniform(self._on_sphere("z_a", z_a), self.t, self.backend)
-        z_a, z_b = self._views(z_a, z_b)
-        return (
-            self._uniform(z_a, self.t, self.backend) + self._uniform(z_b, self.t, self.backend)
-        ) / 2
+        return self._mean_uniform(*self._views(z_a, z_b), self.t, self.backend)
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(loss)``."""
@@ -266,9 +266,7 @@ class AlignUniformLoss(_SphereLoss):
 
     def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The uniformity that is weighed; a subclass with a memory bank has another."""
-        return (
-            self._uniform(z_a, self.t, self.backend) + self._uniform(z_b, self.t, self.backend)
-        ) / 2
+        return self._mean_uniform(z_a, z_b, self.t, self.backend)
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(loss)``."""
