@@ -11,7 +11,7 @@ from numbers import Integral
 
 from torch import Tensor
 
-from hsplugin.checks import check_features, check_positive, check_same, computing_dtype
+from hsplugin.checks import check_pair, check_positive, computing_dtype
 from hsplugin.potential import log_mean_potential
 
 
@@ -49,9 +49,7 @@ def pair_distances(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
         TypeError: As :func:`align_loss`.
         ValueError: As :func:`align_loss`.
     """
-    check_features("x", x)
-    check_features("y", y)
-    check_same("x", x, "y", y)
+    check_pair("x", x, "y", y)
     alpha = check_positive("alpha", alpha)
     dtype = computing_dtype(x.dtype)
     squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=1)

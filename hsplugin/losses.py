@@ -12,17 +12,15 @@ from torch import Tensor, nn
 from hsplugin.checks import (
     check_features,
     check_number,
+    check_pair,
     check_positive,
-    check_same,
     computing_dtype,
 )
 from hsplugin.functional import pair_distances
 from hsplugin.potential import check_backend, is_traced, log_mean_potential
-from hsplugin.potential.distributed import mean_over_ranks
+from hsplugin.potential.distributed import mean_over_ranks, world_size
+from hsplugin.small_batch import SHORTEST_ROW, align_uniform_terms
 
-# Rows shorter than this have no direction worth following; the derivative of the direction, which
-# is one over the length, would be all that an optimiser sees.
-SHORTEST_ROW = 1e-6
 # How far from one a norm may lie before features cannot be meant as points on the sphere.
 CLEARLY_UNNORMALISED = 1e-2
 # No norm differs from one by this: a GPU has not come to write the difference yet.
@@ -62,9 +60,7 @@ class _SphereLoss(nn.Module):
         self._norms_checked = normalize
 
     def _views(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
-        check_features("z_a", z_a)
-        check_features("z_b", z_b)
-        check_same("z_a", z_a, "z_b", z_b)
+        check_pair("z_a", z_a, "z_b", z_b)
         return self._on_sphere("z_a", z_a), self._on_sphere("z_b", z_b)
 
     def _on_sphere(self, name: str, z: Tensor) -> Tensor:
@@ -257,11 +253,25 @@ class AlignUniformLoss(_SphereLoss):
 
     def components(self, z_a: Tensor, z_b: Tensor) -> AlignUniformTerms:
         """Return the loss with its two terms, differentiable as :meth:`forward` is."""
-        z_a, z_b = self._views(z_a, z_b)
+        check_pair("z_a", z_a, "z_b", z_b)
+        if self._is_plain():
+            terms = align_uniform_terms(z_a, z_b, self.align_weight, self.uniform_weight, self.t)
+            if terms is not None:
+                return AlignUniformTerms(*terms)
+        z_a, z_b = self._on_sphere("z_a", z_a), self._on_sphere("z_b", z_b)
         align = self._align(z_a, z_b, self.alpha)
         uniform = self._uniform_term(z_a, z_b)
         return AlignUniformTerms(
             self.align_weight * align + self.uniform_weight * uniform, align, uniform
+        )
+
+    def _is_plain(self) -> bool:
+        """Whether this is the paper's loss of one process in its usual form."""
+        return (
+            self.normalize
+            and self.alpha == 2
+            and self.backend == "auto"
+            and not (self.gather_distributed and world_size() > 1)
         )
 
     def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -295,6 +295,14 @@ def _gradient_by_x(ctx: Any, upstream: Tensor) -> Tensor:
     return (gradient * upstream).to(x.dtype)
 
 
+def differentiable_once(gradient: Tensor, x: Tensor) -> Tensor:
+    """A gradient by x, in x's dtype, whose own differentiation says why it cannot be."""
+    if torch.is_grad_enabled():
+        by_x: Tensor = _scale_gradient(gradient, gradient.new_ones(()), x)
+        return by_x
+    return gradient.to(x.dtype)
+
+
 def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     by_x = None if upstream is None else _gradient_by_x(ctx, upstream)
     return by_x, None, None, None, None, None, None, None

@@ -84,6 +84,9 @@ class AlignUniformLoss(losses.AlignUniformLoss):
         )
         self.intra_batch = intra_batch
 
+    def _is_plain(self) -> bool:
+        return super()._is_plain() and self.memory_bank.bank.numel() == 0
+
     def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         _, bank = self.memory_bank(z_b, update=z_a.requires_grad)
         if bank is None:
