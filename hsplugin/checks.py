@@ -43,15 +43,15 @@ def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
         )
 
 
-def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, min_rows: int = 1) -> None:
     """Refuse what are not two views: features of one shape, dtype and device.
 
     Raises:
         TypeError: As :func:`check_features`, or if they differ in dtype.
         ValueError: As :func:`check_features`, or if they differ in shape or device.
     """
-    check_features(name_a, a)
-    check_features(name_b, b)
+    check_features(name_a, a, min_rows=min_rows)
+    check_features(name_b, b, min_rows=min_rows)
     if a.shape != b.shape:
         raise ValueError(
             f"{name_a} and {name_b} must be two views of the same samples with one shape, "

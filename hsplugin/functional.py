@@ -39,18 +39,12 @@ def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
         >>> align_loss(x, -x)
         tensor(4.)
     """
-    return pair_distances(x, y, alpha).mean()
-
-
-def pair_distances(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
-    r"""The terms of :func:`align_loss`: :math:`\|x_i - y_i\|_2^\alpha` for each i, shape (N,).
-
-    Raises:
-        TypeError: As :func:`align_loss`.
-        ValueError: As :func:`align_loss`.
-    """
     check_pair("x", x, "y", y)
-    alpha = check_positive("alpha", alpha)
+    return pair_distances(x, y, check_positive("alpha", alpha)).mean()
+
+
+def pair_distances(x: Tensor, y: Tensor, alpha: float) -> Tensor:
+    r"""The terms of :func:`align_loss`: :math:`\|x_i - y_i\|_2^\alpha` for each i, shape (N,)."""
     dtype = computing_dtype(x.dtype)
     squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=1)
     squared = squared + 0 * squared  # an infinite feature makes the loss NaN, as elsewhere

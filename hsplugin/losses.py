@@ -59,8 +59,15 @@ class _SphereLoss(nn.Module):
         self._norm_error: Tensor | None = None
         self._norms_checked = normalize
 
+    def _gathers(self) -> bool:
+        return self.gather_distributed and world_size() > 1
+
+    def _check(self, z_a: Tensor, z_b: Tensor) -> None:
+        # A rank that alone has no rows must take part, or the others would wait for it for ever.
+        check_pair("z_a", z_a, "z_b", z_b, min_rows=0 if self._gathers() else 1)
+
     def _views(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
-        check_pair("z_a", z_a, "z_b", z_b)
+        self._check(z_a, z_b)
         return self._on_sphere("z_a", z_a), self._on_sphere("z_b", z_b)
 
     def _on_sphere(self, name: str, z: Tensor) -> Tensor:
@@ -164,7 +171,7 @@ class UniformLoss(_SphereLoss):
     def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:
         """Return the scalar loss of one or two views (N, d); see :func:`hsplugin.uniform_loss`."""
         if z_b is None:
-            check_features("z_a", z_a)
+            check_features("z_a", z_a, min_rows=0 if self._gathers() else 1)
             return self._uniform(self._on_sphere("z_a", z_a), self.t, self.backend)
         return self._mean_uniform(*self._views(z_a, z_b), self.t, self.backend)
 
@@ -253,7 +260,7 @@ class AlignUniformLoss(_SphereLoss):
 
     def components(self, z_a: Tensor, z_b: Tensor) -> AlignUniformTerms:
         """Return the loss with its two terms, differentiable as :meth:`forward` is."""
-        check_pair("z_a", z_a, "z_b", z_b)
+        self._check(z_a, z_b)
         if self._is_plain():
             terms = align_uniform_terms(z_a, z_b, self.align_weight, self.uniform_weight, self.t)
             if terms is not None:
@@ -267,12 +274,7 @@ class AlignUniformLoss(_SphereLoss):
 
     def _is_plain(self) -> bool:
         """Whether this is the paper's loss of one process in its usual form."""
-        return (
-            self.normalize
-            and self.alpha == 2
-            and self.backend == "auto"
-            and not (self.gather_distributed and world_size() > 1)
-        )
+        return self.normalize and self.alpha == 2 and self.backend == "auto" and not self._gathers()
 
     def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The uniformity that is weighed; a subclass with a memory bank has another."""

@@ -70,8 +70,11 @@ def log_mean_potential(
     """
     t = check_positive("t", t)
     check_backend(backend)
-    needs_two = queue is None and not include_self and not gather_distributed
-    check_features("x", x, min_rows=2 if needs_two else 1)
+    if gather_distributed and distributed.world_size() > 1:
+        least_rows = 0  # a rank without rows has to take part all the same
+    else:
+        least_rows = 2 if queue is None and not include_self and not gather_distributed else 1
+    check_features("x", x, min_rows=least_rows)
     if queue is not None:
         check_features("queue", queue)
         check_compatible("x", x, "queue", queue)
@@ -159,28 +162,33 @@ def _value_and_gradient(
     engine = _engine(backend, x)
     columns, own_offset = distributed.gather_rows(rows) if ranks > 1 else (rows, 0)
     n, n_all = len(rows), len(columns)
+
+    def accumulate(columns: Tensor, own_offset: int | None) -> tuple[Tensor, Tensor | None]:
+        if n == 0:  # one of several ranks, of which the others have rows
+            return rows.new_full((), -math.inf, dtype=torch.float64), None
+        return engine.accumulate(  # type: ignore[no-any-return]
+            rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
+        )
+
     # How much each pair of a sum counts, the logarithm of this rank's sum, and its pull.
     terms: list[tuple[float, Tensor, Tensor | None]] = []
     count = 0.0
     if intra_batch and n_all > 1:
         # Over ordered pairs the sum is twice as large; so is the gradient over a row's share.
-        ordered = engine.accumulate(
-            rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
-        )
-        terms.append((0.5, *ordered))
+        terms.append((0.5, *accumulate(columns, own_offset)))
         count += n_all * (n_all - 1) / 2
     if include_self:
         # A row's pair with itself weighs one and has no gradient, but NaN must not be lost in it.
-        terms.append((0.5, math.log(n) + 0 * rows.sum(dtype=torch.float64), None))
+        log_n = math.log(n) if n else -math.inf
+        terms.append((0.5, log_n + 0 * rows.sum(dtype=torch.float64), None))
         count += n_all / 2
     if queue is not None:
-        across = engine.accumulate(
-            rows, queue.contiguous(), t, own_offset=None, need_gradient=need_gradient
-        )
-        terms.append((1.0, *across))
+        terms.append((1.0, *accumulate(queue.contiguous(), None)))
         count += n_all * len(queue)
-    if not terms:
-        raise ValueError("x has 1 row over all ranks but a pair takes two; use a larger batch")
+    if count == 0:
+        raise ValueError(
+            f"x has {n_all} row(s) over all ranks, but a pair takes two; use a larger batch"
+        )
     dtype = computing_dtype(x.dtype)
     if len(terms) == 1 and ranks == 1:  # the usual case, which a small batch would feel
         share, log_sum, pull = terms[0]

@@ -34,6 +34,7 @@ class Case:
     include_self: bool = False
     uneven: bool = False
     single: bool = False
+    empty: bool = False
     layout: str = "sphere"
     dtype: torch.dtype = torch.float64
     backend: str = "auto"
@@ -41,6 +42,8 @@ class Case:
     def sizes(self, world: int) -> list[int]:
         if self.single:  # every rank but the first has one row, which alone has no pair
             return [2] + [1] * (world - 1)
+        if self.empty:  # the last rank has nothing, unless it is the only one
+            return ([4, 0] if world == 2 else [4, 3, 0])[:world]
         return [[7, 3, 10][r] if self.uneven else 6 for r in range(world)]
 
     def rows(self, world: int) -> Tensor:
@@ -69,6 +72,9 @@ CASES = {
     "self": Case(),
     "self_uneven": Case(uneven=True),
     "self_one_row_each": Case(single=True),
+    "self_empty_rank": Case(empty=True),
+    "queue_empty_rank": Case(empty=True, queue=True),
+    "include_self_empty_rank": Case(empty=True, include_self=True),
     "self_reference_engine": Case(uneven=True, backend="reference"),
     "include_self": Case(include_self=True, uneven=True),
     "queue_and_batch": Case(queue=True),
@@ -141,6 +147,19 @@ def run_training(rank: int, world: int, uneven: bool) -> dict[str, Any]:
     return train(model, own_rows(rank, sizes, a), own_rows(rank, sizes, b), gather=True)
 
 
+def empty_on_one_rank(rank: int, world: int) -> dict[str, Tensor]:
+    """Every loss where the last of several ranks has no rows."""
+    generator = torch.Generator().manual_seed(5)
+    a, b = torch.randn(2, 4 * world, DIM, generator=generator, dtype=torch.float64)
+    own = slice(0, 0) if 0 < rank == world - 1 else slice(4 * rank, 4 * rank + 4)
+    leaves = [a[own].clone().requires_grad_(), b[own].clone().requires_grad_()]
+    terms = hsplugin.AlignUniformLoss(gather_distributed=True).components(*leaves)
+    terms.loss.backward()
+    alone = hsplugin.UniformLoss(gather_distributed=True)(leaves[0].detach())
+    values = torch.stack([*terms, alone]).detach()
+    return {"a": a, "b": b, "own": a[own], "values": values, "gradient": leaves[0].grad}
+
+
 def run_compiled(rank: int, world: int) -> dict[str, Tensor]:
     case = CASES["self_uneven"]
     loss = hsplugin.AlignUniformLoss(normalize=False, gather_distributed=True)
@@ -196,6 +215,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
     mean.backward()
     seen["mean"] = {"value": mean.detach(), "gradient": values.grad}
     seen["compiled"] = run_compiled(rank, world)
+    seen["empty_on_one_rank"] = empty_on_one_rank(rank, world)
     seen["backward_on_one_rank"] = backward_on_one_rank(rank)
     seen["mismatch"] = {what: mismatch(rank, world, what) for what in ("dim", "dtype")}
     torch.save(seen, f"{folder}/{rank}.pt")
@@ -268,6 +288,21 @@ def test_compiles_without_a_graph_break(ranks: list[dict[str, Any]]) -> None:
 
 def test_backward_waits_for_no_other_rank(ranks: list[dict[str, Any]]) -> None:
     assert all(seen["backward_on_one_rank"] for seen in ranks)
+
+
+def test_a_rank_without_rows_leaves_the_others_what_they_have(
+    ranks: list[dict[str, Any]],
+) -> None:
+    seen = [rank["empty_on_one_rank"] for rank in ranks]
+    count = sum(len(rank["own"]) for rank in seen)
+    a, b = (seen[0][view][:count].clone().requires_grad_() for view in "ab")
+    expected = hsplugin.AlignUniformLoss().components(a, b)
+    expected.loss.backward()
+    alone = hsplugin.UniformLoss()(a)
+    for rank in seen:
+        assert (rank["values"] - torch.stack([*expected, alone])).abs().max() < 1e-12
+    gradient = torch.cat([rank["gradient"] for rank in seen]) / len(ranks)
+    assert (gradient - a.grad).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(("what", "kind"), [("dim", "ValueError"), ("dtype", "TypeError")])
