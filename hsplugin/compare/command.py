@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "methods": FIRST_METHODS,
     "seeds": [0],
     "set": [],
+    "tune": False,
     "out": "comparison",
     "jobs": None,
     "threads": None,
@@ -64,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="METHOD.OPTION=VALUE",
         help="a method's own hyper-parameter, such as simclr.temperature=0.2",
+    )
+    what.add_argument(
+        "--tune",
+        action="store_true",
+        help="first choose each method's hyper-parameters on the validation split, among a few "
+        "candidates; those given by --set are kept",
     )
     what.add_argument(
         "--framework",
@@ -143,7 +150,9 @@ def _as_flags(path: Path) -> list[str]:
                 for method, options in value.items()
                 for option, setting in (options or {}).items()
             ]
-        if value is not None:
+        if flag == "tune" and value in (True, False):
+            flags += ["--tune"] * value
+        elif value is not None:
             values = value if isinstance(value, list) else [value]
             flags += [f"--{flag}", *map(str, values)]
     return flags
@@ -153,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, write the tables, print the summary."""
     args = complete(args)
     settings_list = all_settings(args)
-    from hsplugin.compare import report, runs
+    from hsplugin.compare import report, runs, tuning
     from hsplugin.compare.progress import Progress
 
     out = Path(args.out)
@@ -166,12 +175,16 @@ def run(args: argparse.Namespace) -> int:
         solo_checkout=args.solo_checkout,
         command=("hsplugin", *sys.argv[1:]),
     )
-    check_same_settings(out, settings_list)
-    progress = Progress(settings_list, out)
-    failures = runs.run_all(settings_list, out, jobs, machine, progress)
-    progress.close()
+    check_same_settings(out, settings_list, options=not args.tune)
+    table_of_tuning = ""
     try:
-        table = report.write(out, machine.command)
+        if args.tune:
+            settings_list, table_of_tuning = tuning.tune(settings_list, out, jobs, machine)
+            check_same_settings(out, settings_list)
+        progress = Progress(settings_list, out)
+        failures = runs.run_all(settings_list, out, jobs, machine, progress)
+        progress.close()
+        table = report.write(out, machine.command, table_of_tuning)
     except OSError as error:
         raise CommandError(runs.machine_error(error, out)) from None
     print(f"\n{table}\n\n{out}/: results.csv, history.csv, summary.md, plane.png, histograms.png")
@@ -224,6 +237,8 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
     }
     given = parse_options(args.set)
     if args.framework == "solo":
+        if args.tune:
+            raise CommandError("--tune knows no candidates of solo-learn's methods; use --set")
         if not args.solo_checkout:
             raise CommandError("--framework solo needs --solo-checkout DIR")
         # Which methods there are, and the floor under them, only the checkout knows.
@@ -265,8 +280,10 @@ def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
     return options
 
 
-def check_same_settings(out: Path, settings_list: list[RunSettings]) -> None:
-    """Refuse to mix runs of different settings in one table.
+def check_same_settings(
+    out: Path, settings_list: list[RunSettings], *, options: bool = True
+) -> None:
+    """Refuse to mix runs of different settings in one table; options too, once they are known.
 
     Raises:
         CommandError: The folder holds runs whose shared settings, or whose options for one of
@@ -282,7 +299,11 @@ def check_same_settings(out: Path, settings_list: list[RunSettings]) -> None:
                 for name, value in ours.shared().items()
                 if there.shared()[name] != value
             ]
-            if there.method == ours.method and dict(there.options) != dict(ours.options):
+            if (
+                options
+                and there.method == ours.method
+                and dict(there.options) != dict(ours.options)
+            ):
                 differing.append(
                     f"options of {ours.method} {there.options} there, {ours.options} asked for"
                 )

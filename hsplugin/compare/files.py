@@ -1,4 +1,7 @@
-"""Files that are either whole or not there, whatever kills the process that writes them."""
+"""Files that are either whole or not there, whatever kills the process that writes them.
+
+And the one kind of table that goes into them for people to read.
+"""
 
 from __future__ import annotations
 
@@ -54,3 +57,18 @@ def write_torch(path: Path, content: Mapping[str, Any]) -> None:
     import torch
 
     write_atomically(path, lambda partial: torch.save(content, partial))
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first line is its heading and whose first column is aligned to the left."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in [lines[0], rule, *lines[1:]]
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Method:
         head: Builds the projection head from the number of features and the options.
         criterion: Builds the loss from the options.
         defaults: The method's own options and their defaults.
+        candidates: Options to try beside the defaults when the method is tuned.
         step: Computes the loss of two views; the default is criterion(z_a, z_b).
         predictor: Builds the prediction head on top of the projection, if there is one.
         momentum: Whether a moving average of encoder and head gives the targets; its rate grows
@@ -38,6 +39,7 @@ class Method:
     head: Callable[[int, Options], nn.Module]
     criterion: Callable[[Options], nn.Module]
     defaults: Options = field(default_factory=dict)
+    candidates: Sequence[Options] = ()
     step: Callable[[Learner, Tensor, Tensor], Tensor] | None = None
     predictor: Callable[[Options], nn.Module] | None = None
     momentum: bool = False
@@ -227,54 +229,76 @@ def _global_and_local(learner: Learner, a: Tensor, b: Tensor) -> Tensor:
     )
 
 
+def _each(option: str, *values: float) -> list[Options]:
+    return [{option: value} for value in values]
+
+
 METHODS: dict[str, Method] = {
     "align_uniform": Method(
         "this package: alignment + uniformity, with its defaults alpha = 2, t = 2",
         _simclr_head,
         _align_uniform,
         {"hidden": 512, "align_weight": 1.0, "uniform_weight": 1.0, "alpha": 2.0, "t": 2.0},
+        (
+            {"uniform_weight": 0.5},
+            {"uniform_weight": 0.25},
+            {"uniform_weight": 0.5, "t": 1.0},
+            {"align_weight": 3.0, "t": 3.0},
+        ),
     ),
     "hypersphere": Method(
         "Lightly's HypersphereLoss, with its default t = 1",
         _simclr_head,
         _hypersphere,
         {"hidden": 512, "t": 1.0, "lam": 1.0, "alpha": 2.0},
+        ({"lam": 0.25}, {"lam": 0.5}, {"lam": 2.0}, {"t": 2.0, "lam": 0.5}),
     ),
     "simclr": Method(
         "Lightly's NTXentLoss",
         _simclr_head,
         _temperature_loss("NTXentLoss"),
         {"hidden": 512, "temperature": 0.5},
+        _each("temperature", 0.1, 0.2, 0.7, 1.0),
     ),
     "barlowtwins": Method(
         "Lightly's BarlowTwinsLoss",
         _barlow_head,
         _barlow,
         {"hidden": 512, "dim": 512, "lambda_param": 5e-3},
+        _each("lambda_param", 1e-3, 2e-2, 5e-2, 1e-1),
     ),
     "vicreg": Method(
         "Lightly's VICRegLoss",
         _vicreg_head,
         _vicreg,
         {"hidden": 512, "dim": 512, "lambda_param": 25.0, "mu_param": 25.0, "nu_param": 1.0},
+        ({"nu_param": 4.0}, {"nu_param": 10.0}, {"mu_param": 10.0}, {"lambda_param": 10.0}),
     ),
     "dcl": Method(
         "Lightly's DCLLoss",
         _simclr_head,
         _temperature_loss("DCLLoss"),
         {"hidden": 512, "temperature": 0.1},
+        _each("temperature", 0.2, 0.5, 0.7, 1.0),
     ),
     "dclw": Method(
         "Lightly's DCLWLoss",
         _simclr_head,
         _dclw,
         {"hidden": 512, "temperature": 0.1, "sigma": 0.5},
+        _each("temperature", 0.2, 0.5, 0.7, 1.0),
     ),
     "moco": Method(
         "Lightly's NTXentLoss with a queue of momentum keys",
         _head_named("MoCoProjectionHead"),
         _moco,
         {"hidden": 512, "temperature": 0.1, "queue": 4096, "momentum": 0.99},
+        (
+            {"temperature": 0.2},
+            {"temperature": 0.5},
+            {"momentum": 0.95},
+            {"temperature": 0.2, "momentum": 0.95},
+        ),
         _against_target,
         momentum=True,
     ),
@@ -283,6 +307,7 @@ METHODS: dict[str, Method] = {
         _head_named("BYOLProjectionHead"),
         _negative_cosine,
         {"hidden": 512, "predictor_hidden": 512, "momentum": 0.99},
+        (*_each("momentum", 0.9, 0.95, 0.996), {"lr": 5e-3}),
         _predict_target,
         _predictor_named("BYOLPredictionHead"),
         momentum=True,
@@ -292,6 +317,7 @@ METHODS: dict[str, Method] = {
         _head_named("SimSiamProjectionHead"),
         _negative_cosine,
         {"hidden": 512, "predictor_hidden": 128},
+        (*_each("predictor_hidden", 64, 512), *_each("lr", 5e-4, 5e-3)),
         _predict_other_view,
         _predictor_named("SimSiamPredictionHead"),
     ),
@@ -300,6 +326,7 @@ METHODS: dict[str, Method] = {
         _head_named("TiCoProjectionHead"),
         _tico,
         {"hidden": 512, "dim": 256, "beta": 0.9, "rho": 20.0, "momentum": 0.99},
+        ({"rho": 8.0}, {"rho": 50.0}, {"momentum": 0.95}, {"rho": 8.0, "momentum": 0.95}),
         _against_target,
         momentum=True,
     ),
@@ -308,6 +335,7 @@ METHODS: dict[str, Method] = {
         _vicreg_head,
         _lejepa,
         {"hidden": 512, "lambda_param": 0.05, "num_vectors": 256},
+        _each("lambda_param", 0.02, 0.1, 0.2, 0.5),
         _global_and_local,
     ),
     "visreg": Method(
@@ -315,6 +343,7 @@ METHODS: dict[str, Method] = {
         _vicreg_head,
         _visreg,
         {"hidden": 512, "lambda_param": 0.9, "num_slices": 256},
+        _each("lambda_param", 0.5, 0.7, 0.8, 0.95),
         _global_and_local,
     ),
 }

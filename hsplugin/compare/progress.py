@@ -64,3 +64,16 @@ class Progress:
         """Leave the live line."""
         if self.terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def titles(settings_list: Sequence[RunSettings]) -> dict[str, str]:
+    """What to call each run while it goes on: all that tells them apart, by their names."""
+    columns = ("seed", "dim", "batch_size", "lr", "epochs")
+    varying = [name for name in columns if len({getattr(s, name) for s in settings_list}) > 1]
+    found = {}
+    for settings in settings_list:
+        told = {name: getattr(settings, name) for name in varying} | dict(settings.options)
+        found[settings.name] = " ".join(
+            [settings.method, *(f"{name}={value}" for name, value in told.items())]
+        )
+    return found

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsplugin.compare.files import write_atomically, write_csv
+from hsplugin.compare.files import markdown_table, write_atomically, write_csv
 from hsplugin.compare.methods import METHODS, UNTRAINED
 from hsplugin.compare.runs import collect
 
@@ -28,12 +28,13 @@ SUMMARY = {
 }
 
 
-def write(out: Path, command: Sequence[str]) -> str:
+def write(out: Path, command: Sequence[str], tuning: str = "") -> str:
     """Write all tables and pictures of a comparison from its finished runs.
 
     Args:
         out: The comparison's folder.
         command: The command line, for the record.
+        tuning: How the hyper-parameters were chosen, in Markdown, to go below the table.
 
     Returns:
         The summary's table in Markdown.
@@ -46,7 +47,7 @@ def write(out: Path, command: Sequence[str]) -> str:
     write_csv(out / "results.csv", [_flat(row) for row in results])
     write_csv(out / "history.csv", history)
     table = summary_table(results)
-    text = _document(results, table, command)
+    text = _document(results, table, command, tuning)
     write_atomically(out / "summary.md", lambda partial: partial.write_text(text))
     _pictures(out, results)
     return table
@@ -77,17 +78,7 @@ def summary_table(results: Sequence[Row]) -> str:
     for (method, _), rows in groups.items():
         cells = [_mean([row[column] for row in rows], column) for column in SUMMARY]
         lines.append([method, str(len(rows)), *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
+    return markdown_table(lines)
 
 
 def _mean(values: Sequence[float], column: str) -> str:
@@ -98,13 +89,14 @@ def _mean(values: Sequence[float], column: str) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def _document(results: Sequence[Row], table: str, command: Sequence[str]) -> str:
+def _document(results: Sequence[Row], table: str, command: Sequence[str], tuning: str) -> str:
     first = results[0]
     trained = next((row for row in results if row["method"] != UNTRAINED), first)
     facts = first["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     size = trained["train_size"] or "all"
     per_class = trained["labels_per_class"]
+    tuning = f"{tuning}\n\n" if tuning else ""
     labels = f"{per_class} labels per class (mean of fixed draws)" if per_class else "all labels"
     return f"""# Comparison on {first["data"]}
 
@@ -116,7 +108,7 @@ that dimension. Accuracy of the frozen backbone on the test split
 with {labels} of the training split, after the last epoch and after
 the epoch with the best kNN accuracy on the validation split; the test split chooses nothing.
 
-- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
+{tuning}- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
   backbone {trained["backbone"]} ({trained["parameters"] / 1e6:.2f} M parameters).
 - Command: `{shlex.join(command)}`
 - Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,

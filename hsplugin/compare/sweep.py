@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Train what is missing, write the tables and pictures, print the agreement."""
     settings_list = all_settings(args)
     from hsplugin.compare import runs, sweep_report
-    from hsplugin.compare.progress import Progress
+    from hsplugin.compare.progress import Progress, titles
 
     out = Path(args.out)
     machine = Machine(
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads or max(1, (os.cpu_count() or 1) // args.jobs),
         accelerator=args.accelerator,
     )
-    titles = sweep_report.titles(settings_list)
-    progress = Progress(settings_list, out, lambda settings: titles[settings.name])
+    names = titles(settings_list)
+    progress = Progress(settings_list, out, lambda settings: names[settings.name])
     failures = runs.run_all(settings_list, out, args.jobs, machine, progress)
     progress.close()
     text = sweep_report.write(out, settings_list, ["hsplugin", *sys.argv[1:]])

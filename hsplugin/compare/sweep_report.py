@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.compare.agreement import Estimate, dominance, estimate, kendall, spearman
-from hsplugin.compare.files import read_json, write_atomically, write_csv
+from hsplugin.compare.files import markdown_table, read_json, write_atomically, write_csv
 from hsplugin.compare.grid import align_share
 from hsplugin.compare.runs import finished, run_folder
 from hsplugin.compare.settings import RunSettings
@@ -186,25 +186,12 @@ def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> 
         for metric, (heading, sign) in METRICS.items():
             cells = [str(found[metric, accuracy, statistic]) for accuracy in ACCURACIES]
             body.append([heading, "-" if sign < 0 else "+", *cells])
-        parts.append(_markdown(body))
+        parts.append(markdown_table(body))
     body = [["lower left wins", *ACCURACIES.values()]]
     shares = [found["lower_left", accuracy, "dominance"] for accuracy in ACCURACIES]
     body.append(["share of ordered pairs", *(str(share).replace("+", "") for share in shares)])
-    parts.append(_markdown(body))
+    parts.append(markdown_table(body))
     return "\n\n".join(parts)
-
-
-def titles(settings_list: Sequence[RunSettings]) -> dict[str, str]:
-    """What to call each encoder while it is trained: all that tells them apart, by their names."""
-    columns = ("seed", "dim", "batch_size", "lr", "epochs")
-    varying = [name for name in columns if len({getattr(s, name) for s in settings_list}) > 1]
-    found = {}
-    for settings in settings_list:
-        told = {name: getattr(settings, name) for name in varying} | dict(settings.options)
-        found[settings.name] = " ".join(
-            [settings.method, *(f"{name}={value}" for name, value in told.items())]
-        )
-    return found
 
 
 def describe(row: Row) -> str:
@@ -225,12 +212,7 @@ def _best(rows: Sequence[Row]) -> str:
         body.append(
             [method, str(len(own)), describe(best), *(f"{best[name]:.1f}" for name in ACCURACIES)]
         )
-    return _markdown(body)
-
-
-def _markdown(body: Sequence[Sequence[str]]) -> str:
-    lines = [body[0], ["---"] * len(body[0]), *body[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(body)
 
 
 def _heading(rows: Sequence[Row], settings_list: Sequence[RunSettings]) -> str:
