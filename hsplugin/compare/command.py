@@ -187,7 +187,9 @@ def run(args: argparse.Namespace) -> int:
         table = report.write(out, machine.command, table_of_tuning)
     except OSError as error:
         raise CommandError(runs.machine_error(error, out)) from None
-    print(f"\n{table}\n\n{out}/: results.csv, history.csv, summary.md, plane.png, histograms.png")
+    if table:
+        files = "results.csv, history.csv, summary.md, plane.png, histograms.png"
+        print(f"\n{table}\n\n{out}/: {files}")
     for failure in failures:
         log = runs.run_folder(out, failure.settings) / "error.log"
         see = f" (see {log})" if log.exists() else ""

@@ -39,7 +39,10 @@ def backbone(name: str, images: Images) -> tuple[nn.Module, int]:
         return small_conv(channels, (32, 64, 128, 256), stem_stride=2), 256
     network = _named(name)
     if height <= 64 and isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
-        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, padding=1, bias=False)
+        if isinstance(network.conv1, nn.Conv2d):
+            network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, padding=1, bias=False)
+        else:  # a stem of several small convolutions
+            network.conv1[0].stride = (1, 1)
         network.maxpool = nn.Identity()
     encoder = nn.Sequential(_ThreeChannels(), network, nn.Flatten())
     encoder.eval()

@@ -31,6 +31,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left beside its files."""
+    for leftover in folder.glob(".*.partial*"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, atomically."""
     text = json.dumps(content, indent=1)

@@ -37,13 +37,13 @@ def write(out: Path, command: Sequence[str], tuning: str = "") -> str:
         tuning: How the hyper-parameters were chosen, in Markdown, to go below the table.
 
     Returns:
-        The summary's table in Markdown.
+        The summary's table in Markdown; empty, and nothing written, if no run is finished.
     """
     results, history = collect(out)
     results.sort(key=_order)
     history.sort(key=lambda row: (*_order(row), row["epoch"]))
     if not results:
-        return "no finished runs"
+        return ""
     write_csv(out / "results.csv", [_flat(row) for row in results])
     write_csv(out / "history.csv", history)
     table = summary_table(results)

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsplugin.compare.files import read_json, write_json
+from hsplugin.compare.files import read_json, remove_leftovers, write_json
 from hsplugin.compare.settings import Machine, RunSettings
 from hsplugin.errors import CommandError
 
@@ -133,6 +133,8 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CommandError(f"another comparison is writing to {out}; wait for it") from None
+        for place in (out, *out.glob("runs/*")):
+            remove_leftovers(place)
         yield
 
 

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     failures = runs.run_all(settings_list, out, args.jobs, machine, progress)
     progress.close()
     text = sweep_report.write(out, settings_list, ["hsplugin", *sys.argv[1:]])
-    print(f"\n{text}\n\n{out}/: {', '.join(sweep_report.FILES)}")
+    if text:
+        print(f"\n{text}\n\n{out}/: {', '.join(sweep_report.FILES)}")
     for failure in failures:
         log = runs.run_folder(out, failure.settings) / "error.log"
         print(

@@ -140,11 +140,11 @@ def write(out: Path, settings_list: Sequence[RunSettings], command: Sequence[str
         command: The command line, for the record.
 
     Returns:
-        The tables in Markdown.
+        The tables in Markdown; empty, and nothing written, if no encoder is finished.
     """
     rows = rows_of(out, settings_list)
     if not rows:
-        return "no finished encoders"
+        return ""
     write_csv(out / "sweep.csv", rows)
     found = agreements(rows)
     write_csv(

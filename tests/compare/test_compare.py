@@ -5,12 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
-import signal
 import struct
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,40 +15,10 @@ import torch
 from hsplugin import cli
 from hsplugin.compare import runs
 from hsplugin.compare.settings import Machine, RunSettings
+from tests.compare.running import CLOCK, FLAGS, finish, start, table
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"train_size": 120, "epochs": 3, "batch_size": 40, "labels_per_class": 3}
-FLAGS = ["--train-size", "120", "--epochs", "3", "--batch-size", "40"]
-FLAGS += ["--labels-per-class", "3", "--threads", "1"]
 MACHINE = Machine(threads=1, accelerator="cpu")
-# Whatever depends on the clock, the machine or the process and not on the computation.
-CLOCK = {"seconds", "cpu_seconds", "peak_memory_mib", "provenance"}
-
-
-def start(out: Path, *flags: str) -> subprocess.Popen[str]:
-    paths = [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "hsplugin.cli", "compare", *FLAGS, "--out", str(out), *flags],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
-
-
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("compare") / "out"
-    process = start(out, "--methods", "simclr", "moco", "--jobs", "1")
-    stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert "simclr" in stdout and "optimum" in stdout
-    return out
 
 
 @pytest.mark.slow
@@ -85,38 +50,36 @@ def test_the_pictures_show_something(compared: Path):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_run_the_rerun_ends_with_the_same_table(compared, tmp_path):
+def test_tuning_takes_what_the_validation_split_likes_best_and_can_be_taken_up_again(tmp_path):
     out = tmp_path / "out"
-    process = start(out, "--methods", "simclr", "moco", "--jobs", "1")
-    deadline = time.monotonic() + 200
-    # The last run keeps a queue outside its weights: the hardest thing to take up again.
-    while not list(out.glob("runs/moco*/last.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not list(out.glob("runs/moco*/result.json"))
-    before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/result.json")}
-    assert len(before) == 2
-    again = start(out, "--methods", "simclr", "moco", "--jobs", "1")
-    _, stderr = again.communicate(timeout=300)
-    assert again.returncode == 0, stderr
-    assert "2 of 3 runs are done already" in stderr
-    assert {p: p.stat().st_mtime_ns for p in before} == before
-    for name in ("results.csv", "history.csv"):
-        assert table(out / name) == table(compared / name)
-    assert not list(out.glob("**/*partial*"))
-
-
-@pytest.mark.slow
-def test_a_half_written_file_and_a_missing_table_do_no_harm(compared: Path):
-    expected = table(compared / "results.csv")
-    (compared / "results.csv").unlink()
-    (compared / ".plane.partial1.png").write_bytes(b"cut off")
-    process = start(compared, "--methods", "simclr", "moco")
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert table(compared / "results.csv") == expected
+    flags = ("--methods", "simclr", "moco", "--tune", "--set", "moco.temperature=0.2")
+    finish(start(out, *flags))
+    with (out / "tuning.csv").open() as file:
+        candidates = list(csv.DictReader(file))
+    assert [c["method"] for c in candidates] == ["simclr"] * 5 + ["moco"] * 2
+    scores: dict[tuple[str, str], list[float]] = {}
+    for path in out.glob("tuning/runs/*/result.json"):
+        result = json.loads(path.read_text())
+        settings = json.loads(path.with_name("settings.json").read_text())
+        key = result["method"], json.dumps(settings["options"])
+        accuracy = (result["validation_knn"] + result["validation_linear"]) / 2
+        scores.setdefault(key, []).append(accuracy)
+    assert {len(of_seeds) for of_seeds in scores.values()} == {2}
+    for candidate in candidates:
+        mean = sum(scores[candidate["method"], candidate["options"]]) / 2
+        assert float(candidate["mean"]) == pytest.approx(mean)
+    for method in ("simclr", "moco"):
+        own = [c for c in candidates if c["method"] == method]
+        (chosen,) = (json.loads(c["options"]) for c in own if c["chosen"] == "True")
+        assert max(own, key=lambda c: float(c["mean"]))["chosen"] == "True"
+        (row,) = (r for r in table(out / "results.csv") if r["method"] == method)
+        assert chosen.items() <= json.loads(row["options"]).items()
+    assert all(json.loads(c["options"])["temperature"] == 0.2 for c in candidates[5:])
+    assert "chosen" in (out / "summary.md").read_text()
+    before = table(out / "results.csv")
+    _, stderr = finish(start(out, *flags))
+    assert "14 of 14 runs are done already" in stderr and "3 of 3 runs are done" in stderr
+    assert table(out / "results.csv") == before
 
 
 @pytest.mark.slow
@@ -185,6 +148,7 @@ def error_line(capsys, *argv: str) -> str:
         (["--set", "simclr=1"], "METHOD.OPTION=VALUE"),
         (["--epochs", "0"], "at least 1"),
         (["--framework", "solo"], "--solo-checkout DIR"),
+        (["--framework", "solo", "--tune"], "use --set"),
         (["--config", "no-such-file.yaml"], "cannot read no-such-file.yaml"),
     ],
 )
@@ -200,7 +164,7 @@ def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
         "methods: [simclr]\nseeds: [1, 2]\nepochs: 7\nlr: 0.5\n"
-        "batch-size: 64\nset: {simclr: {temperature: 0.3}}\n"
+        "batch-size: 64\nset: {simclr: {temperature: 0.3}}\ntune: true\n"
     )
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -208,7 +172,7 @@ def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
     settings = [s for s in all_settings(args) if s.method == "simclr"]
     assert [s.seed for s in settings] == [1, 2]
     assert {(s.epochs, s.lr, s.batch_size) for s in settings} == {(7, 0.002, 64)}
-    assert settings[0].options == {"temperature": 0.3}
+    assert settings[0].options == {"temperature": 0.3} and args.tune is True
     path.write_text("epoch: 3\n")
     assert "did you mean epochs?" in error_line(capsys, "--config", str(path))
     path.write_text("epochs: many\n")

@@ -1,0 +1,37 @@
+"""How the tests run comparisons: as users do, in a process that can be killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["--train-size", "120", "--epochs", "3", "--batch-size", "40"]
+FLAGS += ["--labels-per-class", "3", "--threads", "1", "--jobs", "1"]
+# Whatever depends on the clock, the machine or the process and not on the computation.
+CLOCK = {"seconds", "cpu_seconds", "peak_memory_mib", "provenance"}
+
+
+def start(out: Path, *flags: str) -> subprocess.Popen[str]:
+    paths = [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "hsplugin.cli", "compare", *FLAGS, "--out", str(out), *flags],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return stdout, stderr
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
