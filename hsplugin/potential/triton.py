@@ -234,8 +234,7 @@ class _Pairs:
             SYMMETRIC=self.symmetric,
             LARGEST=largest,
             PRECISION=self.precision,
-            num_warps=blocks.num_warps,
-            num_stages=blocks.num_stages,
+            **blocks.options(),
         )
         return partials
 
@@ -260,8 +259,7 @@ class _Pairs:
             BLOCK_N=blocks.n,
             OWN=self.own,
             PRECISION=self.precision,
-            num_warps=blocks.num_warps,
-            num_stages=blocks.num_stages,
+            **blocks.options(),
         )
         return totals.sum(), pull[0] if splits == 1 else pull.sum(0)
 
@@ -270,43 +268,37 @@ class _Pairs:
         n, m = len(self.rows), len(self.columns)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         weights = self.rows.new_empty(min(PANEL, n), min(PANEL, m), dtype=dtype)
+        blocks = exponent_blocks(self.precision, self.width)
+        tiles = (weights.shape[0] // blocks.m) * (weights.shape[1] // blocks.n)
+        totals = self.rows.new_zeros(tiles, dtype=torch.float64)
         pull = self.rows.new_zeros(n, self.width, dtype=torch.float32)
         sums = self.rows.new_zeros(n, dtype=torch.float64)
-        total = self.rows.new_zeros((), dtype=torch.float64)
         for i in range(0, n, PANEL):
             height = min(PANEL, n - i)
             for j in range(i if self.symmetric else 0, m, PANEL):
                 width = min(PANEL, m - j)
                 mirrored = self.symmetric and i != j
-                partials = self._write_weights(weights, i, j, height, width)
-                total += partials.sum() * (2 if mirrored else 1)
+                kernels.weights_kernel[(width // blocks.n, height // blocks.m)](
+                    *self._operands(),
+                    weights,
+                    totals,
+                    self.own_offset,
+                    self.scale,
+                    self.width,
+                    i,
+                    j,
+                    2 if mirrored else 1,
+                    weights.stride(0),
+                    BLOCK=blocks.m,
+                    BLOCK_D=blocks.d,
+                    OWN=self.own,
+                    PRECISION=self.precision,
+                    **blocks.options(),
+                )
                 self._apply_weights(weights, pull, sums, i, j, height, width, transposed=False)
                 if mirrored:
                     self._apply_weights(weights, pull, sums, j, i, width, height, transposed=True)
-        return total, pull.sub_(self.rows.float().mul_(sums.float().unsqueeze(1)))
-
-    def _write_weights(self, weights: Tensor, i: int, j: int, height: int, width: int) -> Tensor:
-        blocks = exponent_blocks(self.precision, self.width)
-        grid = (width // blocks.n, height // blocks.m)
-        partials = weights.new_empty(grid[0] * grid[1], dtype=torch.float64)
-        kernels.weights_kernel[grid](
-            *self._operands(),
-            weights,
-            partials,
-            self.own_offset,
-            self.scale,
-            self.width,
-            i,
-            j,
-            weights.stride(0),
-            BLOCK=blocks.m,
-            BLOCK_D=blocks.d,
-            OWN=self.own,
-            PRECISION=self.precision,
-            num_warps=blocks.num_warps,
-            num_stages=blocks.num_stages,
-        )
-        return partials
+        return totals.sum(), pull.addcmul_(self.rows, sums.float().unsqueeze(1), value=-1)
 
     def _apply_weights(
         self,
@@ -336,8 +328,7 @@ class _Pairs:
             BLOCK_D=blocks.d,
             TRANSPOSED=transposed,
             PRECISION=self.precision,
-            num_warps=blocks.num_warps,
-            num_stages=blocks.num_stages,
+            **blocks.options(),
         )
 
 

@@ -23,6 +23,14 @@ class Blocks(NamedTuple):
     num_warps: int
     num_stages: int
 
+    def options(self) -> dict[str, int | bool]:
+        """What to launch a kernel with; later versions of Triton fuse no products unless told."""
+        return {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": True,
+        }
+
 
 def padded_width(precision: str, d: int) -> int:
     """Width that features of dimension d are padded to: one chunk, or whole chunks."""
@@ -43,13 +51,21 @@ def exponent_blocks(precision: str, width: int) -> Blocks:
 
 
 def fused_blocks(precision: str, width: int, capability: int) -> Blocks:
-    """Tiles of the fused kernel, for devices of this major compute capability."""
+    """Tiles of the fused kernel, for devices of this major compute capability.
+
+    Hopper's tensor cores, capability 9, reach their rate with wide tiles only, and leave the
+    registers free for them.
+    """
+    hopper = capability == 9
     if precision in ("bf16", "fp16"):
-        narrow = width == 128 and (precision == "fp16" or capability != 9)
+        narrow = width == 128 and not hopper
         return Blocks(128, 32 if narrow else 64, width, 8, 2 if width == 128 else 3)
     if precision == "tf32":
-        return Blocks(64 if width == 128 else 128, 32, width, 8, 2)
-    return Blocks(64, 16, width, 8, 2) if width == 64 else Blocks(64, 32, width, 4, 2)
+        wide = width == 64 and hopper
+        return Blocks(64 if width == 128 else 128, 64 if wide else 32, width, 8, 2)
+    if width == 64 and not hopper:
+        return Blocks(64, 16, width, 8, 2)
+    return Blocks(64, 32, width, 4, 2)
 
 
 def pull_blocks(precision: str) -> Blocks:

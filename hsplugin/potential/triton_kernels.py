@@ -209,7 +209,7 @@ def fused_kernel(
     tl.store(totals + split * n + i, total)
 
 
-@triton.jit(do_not_specialize=["own_offset", "i_start", "j_start"])
+@triton.jit(do_not_specialize=["own_offset", "i_start", "j_start", "times"])
 def weights_kernel(
     rows,
     columns,
@@ -222,13 +222,17 @@ def weights_kernel(
     d,
     i_start,
     j_start,
+    times,
     stride,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Write one tile of the rounded weights of a panel, and their sum before rounding."""
+    """Write one tile of the rounded weights of a panel.
+
+    To the program's own place in the totals it adds their sum before rounding, so many times.
+    """
     m = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exponents = tile_exponents(
@@ -246,8 +250,9 @@ def weights_kernel(
         PRECISION,
     )
     w = tl.exp2(exponents)
-    total = tl.sum(tl.sum(w, 1).to(tl.float64), 0)
-    tl.store(totals + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), total)
+    total = tl.sum(tl.sum(w, 1).to(tl.float64), 0) * times
+    own_total = totals + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(own_total, tl.load(own_total) + total)
     tl.store(weights + m[:, None] * stride + n[None, :], rounded_weights(w, PRECISION))
 
 

@@ -90,7 +90,7 @@ def launches(precision: str, capability: int):
                 **common,
                 "weights": weights,
                 "totals": "*fp64",
-                **dict.fromkeys(("d", "i_start", "j_start", "stride"), "i32"),
+                **dict.fromkeys(("d", "i_start", "j_start", "times", "stride"), "i32"),
             },
             {"BLOCK": blocks.m, "BLOCK_D": blocks.d, "OWN": own},
             blocks,
@@ -132,7 +132,7 @@ def compiled(kernel, types, constants, blocks: Blocks, capability: int):
     return triton.compile(
         source,
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": blocks.num_warps, "num_stages": blocks.num_stages},
+        options=blocks.options(),
     )
 
 
