@@ -84,6 +84,8 @@ SMALLEST_EXPONENT = -110.0
 PANEL = 4096
 # Columns are split until so many rows times splits are under way.
 SPLIT_ROWS = 65536
+# Norms are taken of so many numbers at once, as torch first copies them to float64.
+NORM_SIZE = 2**22
 LOG2_E = math.log2(math.e)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -195,9 +197,11 @@ class _Pairs:
                 # Of x - (1 + 2^13) x only the upper bits last: 11 of 24 remain in the sum.
                 multiple = padded * (1 + 2**13)
                 padded.sub_(multiple).add_(multiple)
-        radius = torch.linalg.vector_norm(padded[:n], dim=1, dtype=torch.float64)
         bias = padded.new_full((len(padded),), -torch.inf, dtype=torch.float32)
-        bias[:n] = radius.square_().mul_(-self.scale / 2)
+        step = max(1, NORM_SIZE // self.width)
+        for block, block_bias in zip(padded[:n].split(step), bias.split(step), strict=False):
+            radius = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
+            block_bias[: len(block)] = radius.square_().mul_(-self.scale / 2)
         return padded, bias
 
     def _operands(self) -> tuple[Tensor, ...]:
