@@ -6,8 +6,7 @@ every run, whether or not torch.use_deterministic_algorithms is on:
 - *Forward only* (metrics, no gradient), any d: a sum a program over tiles of pairs, of the self
   set only those with I <= J.
 - *Fused*, d up to 128, or 64 in float32: a program holds a strip of rows and its pull and walks
-  over the columns, as attention does over keys. Symmetry would save a quarter of its products for
-  N^2 d / 256 atomic additions, so it is not used.
+  over the columns, as attention does over keys.
 - *Panels*, larger d: the weights of at most 4096 x 4096 pairs are written down, then multiplied
   with the columns and, transposed, with the rows. The self set's weights outside the panels on the
   diagonal are computed once for both of their rows.
@@ -32,11 +31,13 @@ Where 4 t max|x|^2 is so large that weights would underflow, the largest exponen
 divided out, at the cost of one more forward. The device decides so; the host never waits for it.
 
 Memory beyond the features: a padded copy of each set, the pull in float32 (of sets below 65536
-rows, as many copies of it as fill 65536 rows at most), and for panels 64 MiB of weights.
+rows, as many copies of it as fill 65536 rows at most), and for panels 64 MiB of weights; a second
+pull where it has to be cut out of the padding.
 
 Predictions, *unmeasured*: value and gradient on one H100 at its ceilings of 800 TFLOP/s (bfloat16),
 400 (tf32, of which tf32x3 takes three products for one), 3.6e12 exponentials and 3 TB a second.
-What of these overlaps, and what share of the ceilings is reached, is for a device to show.
+What of these overlaps, and what share of the ceilings is reached, is for a device to show; so is
+whether torch's flex_attention, which computes the same sums, is faster anywhere and should be used.
 
 ============  ========  ======  ==============  ============  ============  ======================
 N x d         features  way     products        exponentials  weights r/w   time at the ceilings
@@ -48,7 +49,28 @@ N x d         features  way     products        exponentials  weights r/w   time
 16384 x 2048  tf32      panels  1.8e12 flop     1.7e8         2 GB          4.5 ms + 0.7 ms
 16384 x 2048  float32   panels  3 x 1.8e12      1.7e8         2 GB          13.4 ms + 0.7 ms
 2^20 x 128    bfloat16  fused   5.6e14 flop     1.1e12        none          0.70 s + 0.31 s
+2^20 x 128    tf32      fused   5.6e14 flop     1.1e12        none          1.41 s + 0.31 s
+2^20 x 128    float32   panels  3 x 4.2e14      5.5e11        6.6 TB        3.2 s + 2.2 s
 ============  ========  ======  ==============  ============  ============  ======================
+
+Why the fused kernel leaves symmetry unused: it would save a quarter of the products and half of the
+exponentials, but the mirrored pull of a tile has to be added where other programs add, N^2 d / 2M
+numbers for strips of M rows. At 65536 x 128, products + exponentials + traffic at the ceilings,
+additions in L2 taken to be as fast as reads there, 5.5 TB/s, which they will not be:
+
+====================  ===================  ===================  ==================================
+way                   bfloat16             tf32                 float32
+====================  ===================  ===================  ==================================
+fused                 2.7 + 1.2 ms         5.5 + 1.2 ms         16.5 + 1.2 ms; spills registers
+symmetric by atomics  2.1 + 0.6 + 1.6 ms   4.1 + 0.6 + 3.1 ms   12.4 + 0.6 + 3.1 ms, another order
+                                                                of additions in every run
+panels                2.1 + 0.6 + 4.5 ms   4.1 + 0.6 + 9 ms     12.8 + 0.6 + 9 ms, the traffic
+                                                                hidden behind products at best
+====================  ===================  ===================  ==================================
+
+Without atomics, each launch could add one mirrored tile to each strip: at d = 128 that is 34 GB of
+traffic in 256 launches, more than the weights of the panels, which are the symmetric deterministic
+way and so are what float32 takes.
 """
 
 from __future__ import annotations
