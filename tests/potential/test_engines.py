@@ -1,16 +1,26 @@
-"""Every engine, in every mode, against the float64 definition."""
+"""Every engine, in every mode, against the float64 definition.
+
+Triton's takes part where it can run: on a device, or with TRITON_INTERPRET=1.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from hsplugin.potential import log_mean_potential
 from tests import reference
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 ENGINES = ["reference", "tiled"]
+if importlib.util.find_spec("triton") and (DEVICE == "cuda" or INTERPRETED):
+    ENGINES.append("triton")
 MODES = [
     {},
     {"include_self": True},
@@ -63,7 +73,9 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
     seed=st.integers(0, 2**31),
 )
 @example(2, 3, 1000.0, torch.float32, "poles", "contiguous", 0)
+@example(2, 2048, 0.1, torch.float64, "raw", "contiguous", 2)
 def test_agrees_with_the_definition(engine, mode, n, d, t, dtype, kind, layout, seed):
+    assume(engine != "triton" or dtype != torch.float64)
     n = min(n, 40_000 // d + 2)  # the definition holds n * n * d numbers
     x = features(n, d, seed, kind).to(dtype)
     options = dict(mode)
@@ -72,7 +84,10 @@ def test_agrees_with_the_definition(engine, mode, n, d, t, dtype, kind, layout, 
     expected, expected_gradient = reference.value_and_gradient(
         lambda z: reference.log_mean_potential(z, t, **options), x.double()
     )
-    leaf = laid_out(x, layout).detach().requires_grad_()
+    device = DEVICE if engine == "triton" else "cpu"
+    if "queue" in options:
+        options["queue"] = options["queue"].to(device)
+    leaf = laid_out(x.to(device), layout).detach().requires_grad_()
     value = log_mean_potential(leaf, t, backend=engine, **options)
     value.backward()
 
@@ -80,12 +95,17 @@ def test_agrees_with_the_definition(engine, mode, n, d, t, dtype, kind, layout, 
     assert leaf.grad.dtype == dtype
     # An exponent t |x_i - x_j|^2 comes out of products of centred features; its rounding is that
     # of t R^2, R their radius, and the logarithm of a mean is no worse than its worst exponent.
-    everything = torch.cat([x, options["queue"]]) if "queue" in options else x
-    radius = (everything.double() - everything.double().mean(0)).norm(dim=1).max().item()
-    rounding = 32 + d**0.5  # of a product of d terms
+    # Half-precision features are not centred on a device.
+    everything = torch.cat([x, options["queue"].cpu()] if "queue" in options else [x]).double()
+    if engine != "triton" or dtype == torch.float32:
+        everything -= everything.mean(0)
+    radius = everything.norm(dim=1).max().item()
+    # Of a sum of d terms, and points are twice the radius apart: the running sum of the squares of
+    # their differences is up to four times R^2.
+    rounding = 32 + 2 * d**0.5
     error = UNIT_ROUNDOFF[dtype] * (rounding * t * (radius**2 + radius) + abs(expected.item()) + 16)
     assert abs(value.item() - expected.item()) <= error
     rounded = UNIT_ROUNDOFF[dtype] if dtype == torch.float64 else torch.finfo(dtype).eps / 2
     scale = 4 * t * (radius + 1)
-    gradient_error = (leaf.grad.double() - expected_gradient).abs().max().item()
+    gradient_error = (leaf.grad.cpu().double() - expected_gradient).abs().max().item()
     assert gradient_error <= scale * (4 * error + 4 * rounded)
