@@ -1,0 +1,74 @@
+"""The check of the CUDA path runs to its end where there is no GPU, and tells what it measured."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsplugin.bench.contenders import exact
+from tests import reference
+from tests.examples import scripts
+
+SMALL = ("--device", "cpu", "--sizes", "128x8", "--large", "256x8", "--seconds", 0, "--no-tests")
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "gpu_check.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_fails_is_noted_and_the_rest_measured(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    scripts.run("gpu_check", *SMALL, "--contenders", "triton", "tiled", "--out", tmp_path)
+    rows = rows_of(tmp_path)
+    by_tiles = [row for row in rows if row["what"] == "tiled"]
+    assert [(row["precision"], row["mode"]) for row in by_tiles] == [
+        (precision, mode)
+        for precision in ("bfloat16", "tf32", "float32")
+        for mode in ("forward+backward", "forward")
+    ]
+    for row in by_tiles:
+        assert float(row["median_ms"]) > 0 and float(row["value_error"]) < 1e-6
+        assert (row["gradient_error"] == "") == (row["mode"] == "forward")
+    refused = [row for row in rows if row["what"] == "triton"]
+    assert {row["n"] for row in refused} == {"128", "256"}
+    assert all("cannot take" in row["note"] and row["median_ms"] == "" for row in refused)
+    assert all(float(row["rate"]) > 0 for row in rows if row["what"] in ("copy", "product"))
+    assert "cannot take" in (tmp_path / "summary.md").read_text()
+
+
+def test_nothing_is_begun_when_the_time_is_over(tmp_path: Path) -> None:
+    scripts.run("gpu_check", *SMALL, "--minutes", 0, "--out", tmp_path)
+    assert {row["note"] for row in rows_of(tmp_path)} == {"no time left"}
+
+
+@pytest.mark.slow
+def test_kernels_are_compared_with_float64_and_attention(tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    options = ("--contenders", "triton", "attention", "--out", tmp_path)
+    scripts.run("gpu_check", *SMALL, *options)
+    kernels = [row for row in rows_of(tmp_path) if row["what"] == "triton"]
+    assert len(kernels) == 12
+    for row in kernels:
+        allowed = {"bfloat16": (1e-6, 1e-2), "tf32": (1e-3, 1e-3), "float32": (1e-6, 1e-6)}
+        value_error, gradient_error = allowed[row["precision"]]
+        assert float(row["value_error"]) < value_error
+        assert row["gradient_error"] == "" or float(row["gradient_error"]) < gradient_error
+    assert "of one forward of attention" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_expected_value_and_gradient_are_those_of_the_copies(copies: int) -> None:
+    base = torch.nn.functional.normalize(torch.randn(7, 5, dtype=torch.float64), dim=1)
+    example = scripts.load("gpu_check")
+    value, gradient = example.expected(base, 7 * copies)
+    wanted, wanted_gradient = reference.value_and_gradient(
+        lambda x: reference.log_mean_potential(x, example.T), base.repeat(copies, 1)
+    )
+    assert value == pytest.approx(wanted.item(), abs=1e-12)
+    assert torch.allclose(gradient, wanted_gradient[:7], atol=1e-12, rtol=0)
+    assert copies > 1 or value == pytest.approx(exact(base, example.T), abs=1e-12)
