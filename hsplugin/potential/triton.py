@@ -29,6 +29,8 @@ float64 over tiles.
 
 Where 4 t max|x|^2 is so large that weights would underflow, the largest exponent is found first and
 divided out, at the cost of one more forward. The device decides so; the host never waits for it.
+From 4 t max|x|^2 of about 10^9 on, exponents are rounded by more than a weight can hold, and the
+value may come out infinite, where the tiled engine's is finite.
 
 Memory beyond the features: a padded copy of each set, the pull in float32 (of sets below 65536
 rows, as many copies of it as fill 65536 rows at most), and for panels 64 MiB of weights; a second
