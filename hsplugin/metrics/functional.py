@@ -285,9 +285,10 @@ def lidar(views: Tensor, delta: float = 1e-4, epsilon: float = 1e-7) -> Tensor:
     where Sigma_b is the covariance of the instances' means and Sigma_w the mean covariance of an
     instance's views plus delta I. From 0 (all instances alike) over 1 to min(N - 1, d); more is
     better. The paper uses about 1000 instances of 50 views; delta weighs against the scale of the
-    features. Both expectations divide by the number of terms; code that sums or divides by one
-    less differs by a factor that matters only beside delta. reptrix takes the eigenvalues of the
-    covariance of the matrix's rows where the paper takes those of the matrix.
+    features. The paper defines both covariances by expectations, so they divide by N and by N q.
+    Code that divides by N - 1 and N (q - 1), as stable-pretraining's, has at delta the value that
+    this has at delta (q - 1) / q: for two views, that of half the delta. reptrix takes the
+    eigenvalues of the covariance of the matrix's rows where the paper takes those of the matrix.
 
     Source: Thilak et al., ICLR 2024, https://arxiv.org/abs/2312.04000.
 

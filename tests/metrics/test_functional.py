@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from hsplugin.losses import normalize
@@ -88,6 +89,18 @@ def test_lidar_equals_its_definition(q, d, generator):
     instances = torch.randn(20, 1, d, generator=generator) * torch.linspace(0.1, 3, d)
     views = instances + 0.3 * torch.randn(20, q, d, generator=generator)
     assert functional.lidar(views).item() == pytest.approx(definitions.lidar(views), rel=1e-6)
+
+
+@pytest.mark.parametrize("q", [2, 5])
+def test_unbiased_covariances_in_lidar_are_another_delta(q, generator):
+    views = torch.randn(20, 1, 6, generator=generator) + torch.randn(20, q, 6, generator=generator)
+    delta, x = 0.5, np.asarray(views, dtype=np.float64)
+    between = np.cov(x.mean(axis=1).T)
+    within = np.mean([np.cov(instance.T) for instance in x], axis=0) + delta * np.eye(6)
+    expected = definitions.entropy_rank(scipy.linalg.eigh(between, within, eigvals_only=True), 1e-7)
+    found = functional.lidar(views, delta * (q - 1) / q).item()
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert functional.lidar(views, delta).item() != pytest.approx(expected, rel=1e-3)
 
 
 def test_a_collapsed_representation_shows_in_every_metric():
