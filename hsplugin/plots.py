@@ -66,8 +66,8 @@ def features_on_circle(axes: Any, features: Tensor, labels: Tensor | None = None
         alpha=0.3,
         linewidth=0,
     )
-    colours = None if labels is None else labels.detach().cpu().numpy()
-    axes.scatter(points[:, 0], points[:, 1], s=6, c=colours, cmap="tab10", linewidths=0)
+    colours, cmap = _colours(labels)
+    axes.scatter(points[:, 0], points[:, 1], s=6, c=colours, cmap=cmap, linewidths=0)
     axes.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), title="features on the circle")
     axes.set_aspect("equal")
 
@@ -89,8 +89,8 @@ def principal_plane(axes: Any, features: Tensor, labels: Tensor | None = None) -
     _, lengths, directions = torch.linalg.svd(points - points.mean(dim=0), full_matrices=False)
     plane = points @ directions[:2].T
     share = lengths.square() / lengths.square().sum().clamp(min=torch.finfo(points.dtype).tiny)
-    colours = None if labels is None else labels.detach().cpu().numpy()
-    axes.scatter(plane[:, 0], plane[:, 1], s=6, c=colours, cmap="tab10", linewidths=0)
+    colours, cmap = _colours(labels)
+    axes.scatter(plane[:, 0], plane[:, 1], s=6, c=colours, cmap=cmap, linewidths=0)
     outline = torch.linspace(0, 2 * torch.pi, 181)
     axes.plot(outline.cos(), outline.sin(), color="0.8", linewidth=1)
     axes.set(
@@ -136,3 +136,8 @@ def trajectory(axes: Any, alignment: Sequence[float], uniformity: Sequence[float
         axes.annotate("start", (alignment[0], uniformity[0]), fontsize=8)
         axes.plot(alignment[-1:], uniformity[-1:], marker="*", markersize=10, color="C3")
     axes.set(xlabel="alignment", ylabel="uniformity", title="way of the training")
+
+
+def _colours(labels: Tensor | None) -> tuple[Any, str | None]:
+    # Without labels matplotlib warns of a colour map that it has no use for.
+    return (None, None) if labels is None else (labels.detach().cpu().numpy(), "tab10")

@@ -90,9 +90,10 @@ class GeometryMonitorMixin:
         prefix: Before the slash of each logged name. Two monitors need two prefixes.
         max_samples: Most rows a rank keeps of a training epoch, and most that uniformity, which
             compares all pairs, uses of a validation epoch.
-        figures: Draw features, positive distances and the way so far at the end of each epoch,
-            into TensorBoard and W&B if they log the run, and into
-            ``<log directory>/<prefix>/epoch-0000.png``.
+        figures: Draw features of rank zero, positive distances and the way so far at the end of
+            each epoch, into TensorBoard and W&B if they log the run, and into
+            ``<log directory>/<prefix>/epoch-0000.png``; of a validation, as ``val_figure`` and
+            into ``val-epoch-0000.png``.
         prog_bar: Show the epoch's values in the progress bar.
         strict: Raise what would be a warning.
 
@@ -130,8 +131,10 @@ class GeometryMonitorMixin:
         self.figures = figures
         self.prog_bar = prog_bar
         self.history: list[dict[str, float]] = []
+        self.validation_history: list[dict[str, float]] = []
         self._taps = Taps(extract, module)
         self._samples = Samples(every_n_steps, max_samples)
+        self._validation_samples = Samples(1, max_samples)
         chosen = build_metrics(DEFAULT_METRICS if metrics is None else metrics, max_samples)
         widest = WIDEST_BY_DEFAULT if metrics is None else None
         self._train = Measures(chosen, widest)
@@ -149,12 +152,14 @@ class GeometryMonitorMixin:
         return {
             "samples": self._samples.state_dict(),
             "history": [dict(row) for row in self.history],
+            "validation_history": [dict(row) for row in self.validation_history],
             "collapsed": self._collapsed,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint; samples of other ranks are not in it and count as not taken."""
         self.history = [dict(row) for row in state_dict["history"]]
+        self.validation_history = [dict(row) for row in state_dict["validation_history"]]
         self._collapsed = state_dict["collapsed"]
         if not _distributed() or torch.distributed.get_rank() == 0:
             self._samples.load_state_dict(state_dict["samples"])
@@ -209,10 +214,7 @@ class GeometryMonitorMixin:
             if values:
                 self.history.append({"epoch": trainer.current_epoch, **values})
                 self._warn_of_collapse(values)
-                if self.figures:
-                    from hsplugin.monitor.figures import show
-
-                    show(trainer, self.prefix, self._samples.joined(), self.history)
+                self._draw(trainer, self._samples, self.history, "")
         finally:
             self._samples.clear()
             self._train.reset()
@@ -221,6 +223,7 @@ class GeometryMonitorMixin:
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the features if no training preceded."""
         self._validation.reset()
+        self._validation_samples.clear()
         if not self._taps.ready:
             self._taps.install(pl_module)
 
@@ -251,15 +254,24 @@ class GeometryMonitorMixin:
             return
         finally:
             self._taps.stop()
+        if self.figures and self._validation_samples.wants(batch_idx):
+            self._validation_samples.add(batch_idx, views)
         device = _computing_device(pl_module)
         self._validation.update(views.map(lambda tensor: tensor.to(device)))
 
     @_never_fatal
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Log the whole validation set's values."""
-        if not trainer.sanity_checking:
-            self._finish(pl_module, self._validation, "val_")
-        self._validation.reset()
+        """Log the whole validation set's values, and draw a sample of it."""
+        try:
+            values = {}
+            if not trainer.sanity_checking:
+                values = self._finish(pl_module, self._validation, "val_")
+            if values:
+                self.validation_history.append({"epoch": trainer.current_epoch, **values})
+                self._draw(trainer, self._validation_samples, self.validation_history, "val_")
+        finally:
+            self._validation_samples.clear()
+            self._validation.reset()
 
     def _finish(self, pl_module: Any, measures: Measures, stage: str) -> dict[str, float]:
         """Compute over all ranks, log, and warn of what could not be computed."""
@@ -280,6 +292,14 @@ class GeometryMonitorMixin:
                 sync_dist=True,
             )
         return {name: float(value) for name, value in values.items()}
+
+    def _draw(
+        self, trainer: Any, samples: Samples, history: list[dict[str, float]], stage: str
+    ) -> None:
+        if self.figures:
+            from hsplugin.monitor.figures import show
+
+            show(trainer, self.prefix, stage, samples.joined(), history)
 
     def _warn_of_collapse(self, values: Mapping[str, float]) -> None:
         reason = self._train.collapse(values)

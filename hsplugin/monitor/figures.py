@@ -19,7 +19,8 @@ def draw(views: Views, history: Sequence[Mapping[str, float]]) -> Any:
     """
     from hsplugin import plots
 
-    views = views.map(lambda tensor: tensor[:MOST_POINTS].float())
+    apart = -(-len(views.x) // MOST_POINTS)
+    views = views.map(lambda tensor: tensor[::apart].float())
     finite = views.x.isfinite().all(dim=1)
     if views.y is not None:
         finite &= views.y.isfinite().all(dim=1)
@@ -40,9 +41,20 @@ def draw(views: Views, history: Sequence[Mapping[str, float]]) -> Any:
 
 
 def show(
-    trainer: Any, prefix: str, views: Views | None, history: Sequence[Mapping[str, float]]
+    trainer: Any,
+    prefix: str,
+    stage: str,
+    views: Views | None,
+    history: Sequence[Mapping[str, float]],
 ) -> None:
     """Write an epoch's figure to the log directory and to TensorBoard and W&B loggers.
+
+    Args:
+        trainer: Lightning's, which knows the epoch, the directory and the loggers.
+        prefix: The monitor's.
+        stage: "val_" for a validation, nothing for training.
+        views: Features to draw, or None if there are none.
+        history: The stage's values, an epoch a row.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -57,12 +69,12 @@ def show(
     figure = draw(views, history)
     image = plots.png(figure)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"epoch-{trainer.current_epoch:04d}.png"
+    path = folder / f"{stage.replace('_', '-')}epoch-{trainer.current_epoch:04d}.png"
     path.write_bytes(image)
     for logger in trainer.loggers:
         # By name, because each Lightning namespace has its own classes and neither may be there.
         kinds = {kind.__name__ for kind in type(logger).__mro__}
         if "TensorBoardLogger" in kinds:
-            logger.experiment.add_figure(f"{prefix}/figure", figure, trainer.global_step)
+            logger.experiment.add_figure(f"{prefix}/{stage}figure", figure, trainer.global_step)
         elif "WandbLogger" in kinds:
-            logger.log_image(f"{prefix}/figure", [str(path)], step=trainer.global_step)
+            logger.log_image(f"{prefix}/{stage}figure", [str(path)], step=trainer.global_step)

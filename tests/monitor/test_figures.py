@@ -103,21 +103,58 @@ def test_an_epoch_is_drawn_to_a_file_also_in_two_dimensions(tmp_path: Path) -> N
         assert files == ["epoch-0000.png", "epoch-0001.png"]
 
 
+def test_a_validation_is_drawn_with_its_own_trajectory(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    from hsplugin_lightly import GeometryMonitor
+
+    from tests.monitor.recipes import Validated, fit, loader
+
+    monitor = GeometryMonitor(figures=True, strict=True)
+    module = Validated()
+    fit(module, [monitor], validation=loader(seed=3), default_root_dir=tmp_path)
+    files = sorted(path.name for path in (tmp_path / "geometry").iterdir())
+    stages = ("epoch-", "val-epoch-")
+    assert files == [f"{stage}000{epoch}.png" for stage in stages for epoch in range(2)]
+    assert [row["epoch"] for row in monitor.validation_history] == [0, 1]
+    for epoch, row in enumerate(monitor.validation_history):
+        pairs = module.validated[5 * epoch : 5 * epoch + 5]
+        distances = [(unit(a) - unit(b)).square().sum(dim=1) for a, b in pairs]
+        assert row["alignment"] == pytest.approx(float(torch.cat(distances).mean()), rel=1e-4)
+
+
+def unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x.double(), dim=1)
+
+
+def test_what_is_drawn_is_spread_over_all_that_was_kept() -> None:
+    from hsplugin.monitor.figures import MOST_POINTS, draw
+    from hsplugin.monitor.taps import Views
+
+    angles = torch.linspace(0, 6, 2 * MOST_POINTS + 10)
+    axes = draw(Views(torch.stack([angles.cos(), angles.sin()], dim=1)), []).axes[0]
+    points = torch.as_tensor(np.asarray(axes.collections[-1].get_offsets()))
+    drawn = torch.atan2(points[:, 1], points[:, 0]) % (2 * torch.pi)
+    assert len(drawn) <= MOST_POINTS
+    assert drawn.min() < 0.01 and drawn.max() > 5.99
+    assert drawn.diff().std() < 1e-4
+
+
 def test_tensorboard_receives_values_and_figures(tmp_path: Path) -> None:
     pytest.importorskip("pytorch_lightning")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     from hsplugin_lightly import GeometryMonitor
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    from tests.monitor.recipes import Recipe, fit
+    from tests.monitor.recipes import Validated, fit, loader
 
     logger = TensorBoardLogger(tmp_path)
     monitor = GeometryMonitor(every_n_steps=1, figures=True, strict=True)
-    fit(Recipe(), [monitor], logger=logger, log_every_n_steps=2)
+    fit(Validated(), [monitor], logger=logger, validation=loader(), log_every_n_steps=2)
     logger.finalize("success")
     events = accumulator.EventAccumulator(logger.log_dir)
     events.Reload()
     assert len(events.Images("geometry/figure")) == 2
+    assert len(events.Images("geometry/val_figure")) == 2
     logged = [event.value for event in events.Scalars("geometry/uniformity")]
     assert logged == pytest.approx([row["uniformity"] for row in monitor.history])
     assert len(events.Scalars("geometry/uniformity_step")) == 5

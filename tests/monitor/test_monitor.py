@@ -101,7 +101,7 @@ class Resumable:
         self.position = state["position"]
 
 
-class Still(Recipe):
+class Still(Validated):
     """Without dropout and noise, which would go on from another random state after a resume."""
 
     def __init__(self) -> None:
@@ -192,14 +192,16 @@ def test_resumed_training_equals_the_uninterrupted_one(after: int, tmp_path: Pat
 
     whole, interrupted, resumed = Still(), Still(), Still()
     uninterrupted, first, second = monitor(), monitor(), monitor()
-    fit(whole, [uninterrupted], train=Resumable(), max_epochs=3)
+    options = {"max_epochs": 3, "validation": loader(seed=3), "num_sanity_val_steps": 0}
+    fit(whole, [uninterrupted], train=Resumable(), **options)
     path = tmp_path / "stopped.ckpt"
-    fit(interrupted, [first, Stop(after, path)], train=Resumable(), max_epochs=3)
-    fit(resumed, [second], train=Resumable(), max_epochs=3, ckpt_path=path)
-    assert len(uninterrupted.history) == 3
+    fit(interrupted, [first, Stop(after, path)], train=Resumable(), **options)
+    fit(resumed, [second], train=Resumable(), ckpt_path=path, **options)
+    assert len(uninterrupted.history) == len(uninterrupted.validation_history) == 3
     assert len(resumed.seen) == 15 - after
     assert_identical(weights(whole), weights(resumed))
     assert second.history == uninterrupted.history
+    assert second.validation_history == uninterrupted.validation_history
 
 
 def test_samples_of_an_epoch_that_was_cut_off_at_its_last_batch_do_not_enter_the_next(

@@ -83,6 +83,7 @@ def test_two_ranks_report_what_one_process_does(tmp_path: Path) -> None:
     assert {f"geometry/{stage}{name}" for stage in ("", "val_") for name in METRICS} <= one.keys()
     assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
     assert len(list((tmp_path / "two").rglob("epoch-*.png"))) == 2
+    assert len(list((tmp_path / "two").rglob("val-epoch-*.png"))) == 2
 
 
 def test_ranks_differ_so_that_the_equality_above_means_something() -> None:
