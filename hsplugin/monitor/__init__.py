@@ -68,6 +68,12 @@ class GeometryMonitorMixin:
     **Validation.** Where a validation step passes features, all of them are measured, as
     ``geometry/val_uniformity`` and so on.
 
+    **Stopping and checkpoints.** Where validation runs more or less than once an epoch
+    (``val_check_interval``, ``check_val_every_n_epoch``), Lightning's callbacks look at its end,
+    before the epoch has training values. Name ``geometry/val_uniformity`` there, or keep
+    ``geometry/uniformity`` with ``EarlyStopping(..., check_on_train_epoch_end=True)`` and
+    ``ModelCheckpoint(..., save_on_train_epoch_end=True)``.
+
     Metrics of single features see the first view, or the only one with a gradient (a query, a
     prediction); alignment sees the two first views of a step.
 

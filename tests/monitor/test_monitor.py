@@ -228,26 +228,41 @@ def test_checkpoint_holds_only_plain_values_under_a_key_of_its_own(tmp_path: Pat
     assert states["hsplugin.GeometryMonitor[geometry]"]["history"] == monitors[0].history[:1]
 
 
-def test_early_stopping_and_checkpoints_follow_the_geometry(tmp_path: Path) -> None:
-    stopping = EarlyStopping("geometry/uniformity", mode="min", patience=1, min_delta=100.0)
-    best = ModelCheckpoint(tmp_path, monitor="geometry/uniformity", mode="min", save_top_k=1)
+AT_EPOCH_END = {"check_on_train_epoch_end": True}, {"save_on_train_epoch_end": True}
+
+
+@pytest.mark.parametrize(
+    ("stage", "trainer_options", "when", "looks"),
+    [
+        ("", {}, ({}, {}), 1),
+        ("", {"validation": loader(seed=3)}, ({}, {}), 1),
+        ("", {"validation": loader(seed=3), "val_check_interval": 0.5}, AT_EPOCH_END, 1),
+        ("", {"validation": loader(seed=3), "check_val_every_n_epoch": 2}, AT_EPOCH_END, 1),
+        ("val_", {"validation": loader(seed=3)}, ({}, {}), 1),
+        ("val_", {"validation": loader(seed=3), "val_check_interval": 0.5}, ({}, {}), 2),
+    ],
+    ids=["no validation", "validation", "twice", "every second", "of validation", "of twice"],
+)
+def test_early_stopping_and_checkpoints_follow_the_geometry(
+    stage: str, trainer_options: dict, when: tuple[dict, dict], looks: int, tmp_path: Path
+) -> None:
+    name = f"geometry/{stage}uniformity"
+    stopping = EarlyStopping(name, mode="min", patience=3, min_delta=100.0, **when[0])
+    best = ModelCheckpoint(tmp_path, monitor=name, mode="min", save_top_k=1, **when[1])
     monitor = GeometryMonitor(every_n_steps=1)
     # The stopper stands first in the list and still sees this epoch's value.
     trainer = fit(
-        Recipe(),
+        Validated(),
         [stopping, monitor, best],
         max_epochs=20,
         enable_checkpointing=True,
         default_root_dir=tmp_path,
+        **trainer_options,
     )
-    assert trainer.current_epoch == 2
-    assert float(best.best_model_score) == min(row["uniformity"] for row in monitor.history)
-
-
-def test_early_stopping_on_validation_geometry() -> None:
-    stopping = EarlyStopping("geometry/val_uniformity", mode="min", patience=1, min_delta=100.0)
-    trainer = fit(Validated(), [stopping, GeometryMonitor()], validation=loader(), max_epochs=20)
-    assert trainer.current_epoch == 2
+    assert trainer.current_epoch == 4 // looks
+    history = monitor.validation_history if stage else monitor.history
+    assert len(history) == 4
+    assert float(best.best_model_score) == pytest.approx(min(row["uniformity"] for row in history))
 
 
 def test_samples_are_bounded_and_spread_over_the_epoch() -> None:
