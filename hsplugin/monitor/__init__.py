@@ -6,13 +6,13 @@ The mixin knows no framework; ``hsplugin_lightly.GeometryMonitor`` (pytorch_ligh
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hsplugin.monitor.guard import GeometryWarning, never_fatal
 from hsplugin.monitor.measures import WIDEST_BY_DEFAULT, Measures, build_metrics
 from hsplugin.monitor.samples import Samples
 from hsplugin.monitor.taps import Extract, RefusedError, Taps
@@ -23,30 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["GeometryMonitorMixin", "GeometryWarning"]
 
 DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme")
-
-Hook = TypeVar("Hook", bound=Callable[..., Any])
-
-
-class GeometryWarning(UserWarning):
-    """What the monitor cannot measure, and what it measured that looks like a collapse."""
-
-
-def _never_fatal(hook: Hook) -> Hook:
-    """Turn whatever goes wrong in a hook into one warning, unless the monitor is strict."""
-
-    @functools.wraps(hook)
-    def guarded(self: GeometryMonitorMixin, trainer: Any, pl_module: Any, *rest: Any) -> None:
-        try:
-            with torch.no_grad():
-                hook(self, trainer, pl_module, *rest)
-        except Exception as error:
-            if self.strict:
-                raise
-            reason = str(error) if isinstance(error, RefusedError) else _line(error)
-            kind = type(error).__name__
-            self._warn_once(kind, f"{type(pl_module).__name__} is not measured: {reason}")
-
-    return guarded  # type: ignore[return-value]
 
 
 class GeometryMonitorMixin:
@@ -170,7 +146,7 @@ class GeometryMonitorMixin:
         if not _distributed() or torch.distributed.get_rank() == 0:
             self._samples.load_state_dict(state_dict["samples"])
 
-    @_never_fatal
+    @never_fatal
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the features once the module is complete."""
         self._taps.install(pl_module)
@@ -179,7 +155,6 @@ class GeometryMonitorMixin:
         """Leave the module as it was."""
         self._taps.remove()
 
-    @_never_fatal
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -190,26 +165,26 @@ class GeometryMonitorMixin:
         if self._taps.ready:
             self._taps.listen()
 
-    @_never_fatal
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the features of the batch if its turn has come."""
-        if not self._taps.ready:
-            return
+        """Keep the features of the batch if its turn has come; the others pay for nothing."""
         try:
-            if not self._samples.wants(batch_idx):
-                return
-            views = self._taps.views(pl_module, outputs, batch)
+            if self._taps.ready and self._samples.wants(batch_idx):
+                self._keep(trainer, pl_module, outputs, batch, batch_idx)
         finally:
             self._taps.stop()
+
+    @never_fatal
+    def _keep(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        views = self._taps.views(pl_module, outputs, batch)
         self._samples.add(batch_idx, views)
         for name, value in self._train.of_step(views).items():
             key = f"{self.prefix}/{name}_step"
             # Lightning hands the latest such value to the loggers when it next logs.
             pl_module.log(key, value, on_step=True, on_epoch=False, batch_size=1)
 
-    @_never_fatal
+    @never_fatal
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure what was kept, log it, draw it, and start anew."""
         try:
@@ -225,7 +200,7 @@ class GeometryMonitorMixin:
             self._samples.clear()
             self._train.reset()
 
-    @_never_fatal
+    @never_fatal
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the features if no training preceded."""
         self._validation.reset()
@@ -233,7 +208,7 @@ class GeometryMonitorMixin:
         if not self._taps.ready:
             self._taps.install(pl_module)
 
-    @_never_fatal
+    @never_fatal
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -241,7 +216,7 @@ class GeometryMonitorMixin:
         if self._taps.ready and not trainer.sanity_checking:
             self._taps.listen()
 
-    @_never_fatal
+    @never_fatal
     def on_validation_batch_end(
         self,
         trainer: Any,
@@ -265,7 +240,7 @@ class GeometryMonitorMixin:
         device = _computing_device(pl_module)
         self._validation.update(views.map(lambda tensor: tensor.to(device)))
 
-    @_never_fatal
+    @never_fatal
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the whole validation set's values, and draw a sample of it."""
         try:
@@ -328,7 +303,3 @@ def _computing_device(pl_module: Any) -> torch.device:
 
 def _distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -6,14 +6,14 @@ branch on nothing that changes from step to step, so a compiled module is never 
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hsplugin.monitor.undisturbed import undisturbed
 
 Extract = Callable[[nn.Module, Any, Any], "Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor]"]
 
@@ -71,6 +71,7 @@ class Taps:
         self._handles: list[Any] = []
         self._no_criterion = ""
         self._criterion: nn.Module | None = None
+        self._prototypes: dict[int, str] = {}
         self._named: list[_Call] = []
         self._forward: list[_Call] = []
         self._criterion_calls: list[_Call] = []
@@ -93,6 +94,7 @@ class Taps:
         if self.module is not None:
             self._hook(_submodule(pl_module, self.module), self._named)
             return
+        self._prototypes = _prototypes(pl_module)
         self._hook(pl_module, self._forward)
         self._criterion, self._no_criterion = _criterion(pl_module)
         if self._criterion is not None:
@@ -129,27 +131,35 @@ class Taps:
         elif self.module is not None:
             found = _named_views(pl_module, self.module, self._named)
         else:
-            found = self._default_views(pl_module)
+            found = self._default_views()
+            self._refuse_prototypes(found)
         found = found.map(Tensor.detach)
         if found.labels is None:
             found = Views(found.x, found.y, _labels(batch, len(found.x)))
         return found
 
-    def _default_views(self, pl_module: nn.Module) -> Views:
+    def _default_views(self) -> Views:
         dicts = [call.output for call in self._forward if isinstance(call.output, Mapping)]
         # Under DDP the step itself passes through forward; its result has a loss.
         dicts = [output for output in dicts if "loss" not in output]
         features = [output["z"] for output in dicts if isinstance(output.get("z"), Tensor)]
         if features:
-            return _refuse_prototypes(pl_module, _paired(features, "forward's 'z'"))
+            return _paired(features, "forward's 'z'")
         if self._criterion is None:
             keys = sorted({str(key) for output in dicts for key in output})
             seen = f"; forward returned {keys}, no 'z'" if keys else ""
             raise RefusedError(f"{self._no_criterion}{seen}; {_REMEDY}")
         if not self._criterion_calls:
             raise RefusedError(f"the criterion was not called in the step; {_REMEDY}")
-        views = _criterion_views(self._criterion, self._criterion_calls[0])
-        return _refuse_prototypes(pl_module, views)
+        return _criterion_views(self._criterion, self._criterion_calls[0])
+
+    def _refuse_prototypes(self, views: Views) -> None:
+        width = views.x.shape[1]
+        if width in self._prototypes:
+            raise RefusedError(
+                f"the tensors are scores of the {width} prototypes of "
+                f"{self._prototypes[width]!r}, not features; {_REMEDY}"
+            )
 
     def _hook(self, module: nn.Module, calls: list[_Call]) -> None:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -162,28 +172,6 @@ class Taps:
 
 
 _REMEDY = "name the submodule that returns the features with module=..., or give extract=..."
-
-
-@contextlib.contextmanager
-def undisturbed(pl_module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradient, and every random state as before when left.
-
-    A forward pass of a function of the user would else move batch-norm statistics and dropout.
-    """
-    import numpy as np
-
-    modes = [(module, module.training) for module in pl_module.modules()]
-    devices = {p.get_device() for p in pl_module.parameters() if p.is_cuda}
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        pl_module.eval()
-        with torch.random.fork_rng(sorted(devices)), torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
 
 
 def _submodule(pl_module: nn.Module, name: str) -> nn.Module:
@@ -288,17 +276,14 @@ def _extracted(found: Any) -> Views:
     return views
 
 
-def _refuse_prototypes(pl_module: nn.Module, views: Views) -> Views:
-    width = views.x.shape[1]
-    for name, module in pl_module.named_modules():
-        if name.rpartition(".")[2] in ("prototypes", "last_layer"):
-            out_features = getattr(module, "out_features", None)
-            if out_features == width:
-                raise RefusedError(
-                    f"the tensors are scores of the {width} prototypes of {name!r}, not "
-                    f"features; {_REMEDY}"
-                )
-    return views
+def _prototypes(pl_module: nn.Module) -> dict[int, str]:
+    """Names of the layers that score prototypes, by how many scores they give."""
+    return {
+        module.out_features: name
+        for name, module in pl_module.named_modules()
+        if name.rpartition(".")[2] in ("prototypes", "last_layer")
+        and isinstance(getattr(module, "out_features", None), int)
+    }
 
 
 def _is_features(value: Any) -> bool:
