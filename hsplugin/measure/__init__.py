@@ -12,7 +12,7 @@ from hsplugin.errors import CommandError
 DESCRIPTION = """\
 Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .safetensors, .csv or
 .parquet files: one row a sample. Files are streamed, so they may be larger than memory, and are
-never trusted: nothing in them is executed.
+never trusted: nothing in them is executed. Reading .pt takes torch 2.10, the first to keep to that.
 
 Intervals are for the population that the rows are independent samples of. They come from a grouped
 jackknife, which also takes out the bias: of few rows, a rank or spectrum lies outside its interval.
@@ -127,8 +127,17 @@ def run(args: argparse.Namespace) -> int:
             labels = find_array(
                 args.labels or path, args.label_key, dimensions=1, purpose="labels (--label-key)"
             )
-        with _Progress(features.name, features.rows) as progress:
-            geometries.append(measure(features, positives, labels, options, progress))
+        try:
+            with _Progress(features.name, features.rows) as progress:
+                geometries.append(measure(features, positives, labels, options, progress))
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            spare = "; --no-intervals takes a sixteenth" if options.intervals else ""
+            raise CommandError(
+                f"{features.name}: {features.shape[0]} dimensions take more memory than there "
+                f"is{spare}"
+            ) from error
         print(table(geometries[-1], options), flush=True)
     try:
         if args.json:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,7 +94,7 @@ def find_array(
     Raises:
         CommandError: If there is none, more than one, or the file is missing, empty or damaged.
     """
-    from hsplugin.measure import tables
+    from hsplugin.measure import tables, tensors
 
     with one_line_errors(str(path)):
         if not path.is_file():
@@ -105,10 +104,11 @@ def find_array(
         suffix = path.suffix.lower()
         if suffix in tables.READERS:
             return tables.READERS[suffix](path, key, others or [], dimensions)
-        if suffix not in _READERS:
-            known = ", ".join(sorted([*_READERS, *tables.READERS]))
+        readers = _READERS | tensors.READERS
+        if suffix not in readers:
+            known = ", ".join(sorted([*readers, *tables.READERS]))
             raise CommandError(f"{path}: unknown kind of file {suffix!r}; known are {known}")
-        arrays = _READERS[suffix](path)
+        arrays = readers[suffix](path)
     if key is None:
         arrays = {name: a for name, a in arrays.items() if name not in (others or [])}
     return _choose(path, arrays, key, dimensions, purpose)
@@ -141,12 +141,12 @@ def _wrong_shape(array: Array, dimensions: int, purpose: str) -> str:
 
 
 def _check_array(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], available: int) -> None:
-    """Refuse an array that is not plain numbers or strings, or larger than its file can hold.
+    """Refuse an array that is not plain numbers, truths or text, or larger than its file can hold.
 
     Raises:
         CommandError: If so.
     """
-    if dtype.kind not in "fiuSU":
+    if dtype.kind not in "bfiuSU":
         raise CommandError(f"{name}: holds {dtype}, not real numbers; nothing else is loaded")
     if not shape or any(size < 0 for size in shape):
         raise CommandError(f"{name}: has shape {shape}; expected rows of features")
@@ -191,7 +191,11 @@ def _npz(path: Path) -> dict[str, Array]:
             if info.filename.endswith(".npy"):
                 key = info.filename.removesuffix(".npy")
                 name = f"{path}[{key}]"
-                check_packing(name, info.file_size, info.compress_size)
+                # Others unpack all of a block at once, whatever size the archive claims.
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise CommandError(f"{name}: is packed in a way that numpy does not write")
+                packed = min(info.compress_size, path.stat().st_size)
+                check_packing(name, info.file_size, packed)
                 with archive.open(info) as member:
                     shape, fortran, dtype = _npy_header(name, member)
                     offset = member.tell()
@@ -247,99 +251,7 @@ def check_packing(name: str, unpacked: int, packed: int) -> None:
         )
 
 
-def _pt(path: Path) -> dict[str, Array]:
-    import torch
-
-    size = path.stat().st_size
-    mapped = zipfile.is_zipfile(path)
-    if mapped:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            pickles = [m for m in members if m.filename.lower().endswith("data.pkl")]
-            # Of a number alone it makes as many bytes, and weights_only lets it.
-            if any(b"bytearray\n" in archive.read(m) for m in pickles if m.file_size <= size):
-                raise CommandError(f"{path}: holds objects other than tensors")
-        if any(m.compress_type != zipfile.ZIP_STORED for m in members) or (
-            sum(m.file_size for m in members) > size
-        ):
-            raise CommandError(f"{path}: is a packed archive, which torch.save does not write")
-    elif size > 2**30:
-        raise CommandError(f"{path}: has torch's old format, which cannot be mapped; save it anew")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    tensors = content if isinstance(content, dict) else {"": content}
-    arrays = {}
-    for key, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.dim() == 0:
-            continue
-        name = f"{path}[{key}]" if key != "" else str(path)
-        tensor = tensor.detach()
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise CommandError(f"{name}: is sparse, quantised or without data; save it dense")
-        if tensor.is_complex() or tensor.dtype == torch.bool:
-            raise CommandError(f"{name}: holds {tensor.dtype}, not real numbers")
-        held = min(tensor.untyped_storage().nbytes(), size)
-        if tensor.numel() * tensor.element_size() > held:
-            raise CommandError(
-                f"{name}: claims shape {tuple(tensor.shape)} over {held} bytes; "
-                f"save it with .contiguous()"
-            )
-        if tensor.numel() == 0:
-            raise CommandError(f"{name}: is empty, its shape is {tuple(tensor.shape)}")
-        arrays[str(key)] = Array(
-            name, len(tensor), tuple(tensor.shape[1:]), _tensor_reader(tensor.__getitem__, tensor)
-        )
-    if not arrays:
-        raise CommandError(f"{path}: holds no tensor; save one, or a dict of them")
-    return arrays
-
-
-def _safetensors(path: Path) -> dict[str, Array]:
-    try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise ImportError(
-            "reading .safetensors needs safetensors: pip install 'hsplugin[measure]'"
-        ) from error
-    arrays = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            part = file.get_slice(key)
-            shape = tuple(part.get_shape())
-            name = f"{path}[{key}]"
-            if part.get_dtype() in ("BOOL", "C64"):
-                raise CommandError(f"{name}: holds {part.get_dtype()}, not real numbers")
-            if 0 in shape:
-                raise CommandError(f"{name}: is empty, its shape is {shape}")
-            if shape:
-                arrays[key] = Array(
-                    name, shape[0], shape[1:], _tensor_reader(part.__getitem__, range(shape[0]))
-                )
-    if not arrays:
-        raise CommandError(f"{path}: holds no tensor")
-    return arrays
-
-
-def _tensor_reader(
-    part: Callable[[slice], Any], whole: Any
-) -> Callable[[int], Iterator[np.ndarray]]:
-    def read(rows: int) -> Iterator[np.ndarray]:
-        import torch
-
-        for start in range(0, len(whole), rows):
-            chunk = part(slice(start, start + rows))
-            if chunk.is_floating_point() and chunk.dtype != torch.float64:
-                chunk = chunk.float()
-            yield chunk.numpy()
-
-    return read
-
-
 _READERS: dict[str, Callable[[Path], dict[str, Array]]] = {
     ".npy": _npy,
     ".npz": _npz,
-    ".pt": _pt,
-    ".pth": _pt,
-    ".safetensors": _safetensors,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from hsplugin.errors import CommandError, unknown
 from hsplugin.measure.files import Array, check_packing
 
 LONGEST_LINE = 16 * 2**20
+# Of more, pandas takes minutes and gigabytes for a file of megabytes.
+MOST_COLUMNS = 2**16
 # What pandas writes beside the columns of a frame, or makes of it on reading; no feature.
 INDEX_OF_PANDAS = re.compile(r"Unnamed: 0|__index_level_\d+__")
 
@@ -54,11 +57,7 @@ def _csv(path: Path, key: str | None, others: list[str], dimensions: int) -> Arr
         import pandas as pd
     except ImportError as error:
         raise _needs("pandas", ".csv", error) from error
-    with path.open("rb") as file:
-        line = file.readline(LONGEST_LINE + 1)
-    if len(line) > LONGEST_LINE:
-        raise CommandError(f"{path}: its first line is longer than {LONGEST_LINE} bytes; no csv?")
-    has_names = _are_names(line.decode("utf-8-sig").strip().split(","))
+    has_names = _are_names(_first_fields(path))
     options: dict[str, Any] = {"compression": None, "header": 0 if has_names else None}
     head = pd.read_csv(path, nrows=100, **options)
     head.columns = head.columns.map(str)
@@ -70,7 +69,7 @@ def _csv(path: Path, key: str | None, others: list[str], dimensions: int) -> Arr
         chosen = match_columns(path, key, columns)
     elif dimensions == 2:
         free = [c for c in columns if c not in spoken_for and not INDEX_OF_PANDAS.fullmatch(c)]
-        chosen = [c for c in free if pd.api.types.is_numeric_dtype(head[c])]
+        chosen = [c for c in free if head[c].dtype.kind in "fiu"]
         if not chosen:
             raise CommandError(f"{path}: has no column of numbers")
     else:
@@ -87,6 +86,32 @@ def _csv(path: Path, key: str | None, others: list[str], dimensions: int) -> Arr
                 yield chunk.to_numpy() if dimensions == 2 else chunk.iloc[:, 0].to_numpy()
 
     return Array(str(path), None, (len(chosen),) if dimensions == 2 else (), read)
+
+
+def _first_fields(path: Path) -> list[str]:
+    """The first line's fields, of which the second has to have as many.
+
+    Where it has more, pandas would take the first ones for an index.
+
+    Raises:
+        CommandError: If it has not, or a line is no line of a table.
+    """
+    rows: list[list[str]] = []
+    with path.open("rb") as file:
+        while len(rows) < 2 and (line := file.readline(LONGEST_LINE + 1)):
+            if len(line) > LONGEST_LINE or line.count(b",") >= MOST_COLUMNS:
+                raise CommandError(
+                    f"{path}: has a line of more than {LONGEST_LINE} bytes or {MOST_COLUMNS} "
+                    f"columns; is it a csv?"
+                )
+            # pandas skips empty lines.
+            if text := line.decode("utf-8-sig").strip():
+                rows += csv.reader([text])
+    if len({len(row) for row in rows}) > 1:
+        raise CommandError(
+            f"{path}: its first line has {len(rows[0])} fields, its second {len(rows[1])}"
+        )
+    return rows[0] if rows else []
 
 
 def _are_names(fields: list[str]) -> bool:

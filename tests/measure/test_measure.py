@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import pickle
@@ -5,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -337,6 +339,40 @@ def bomb_npz(folder):
     return ["bad.npz"], "times as many, which embeddings do not"
 
 
+def bzip2_npz(folder):
+    # A block of a few bytes can hold gigabytes, which zipfile unpacks at once.
+    with zipfile.ZipFile(folder / "bad.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr(
+            "x.npy",
+            npy_with_header({"descr": "<f4", "fortran_order": False, "shape": (4, 4)}) + bytes(64),
+        )
+    return ["bad.npz"], "is packed in a way that numpy does not write"
+
+
+def bzip2_pt(folder):
+    with zipfile.ZipFile(folder / "bad.pt", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("x/data.pkl", b"bytearray\n")
+    return ["bad.pt"], "is a packed archive"
+
+
+def too_wide(folder):
+    header = {"descr": "<f4", "fortran_order": False, "shape": (20, 10**7)}
+    with (folder / "bad.npy").open("wb") as file:
+        file.write(npy_with_header(header))
+        file.truncate(file.tell() + 4 * 20 * 10**7)
+    return ["bad.npy"], "10000000 dimensions take more memory than there is; --no-intervals"
+
+
+def csv_with_a_comment(folder):
+    np.savetxt(folder / "bad.csv", X, delimiter=",", header="made by someone")
+    return ["bad.csv"], "its first line has 1 fields, its second 14"
+
+
+def csv_of_commas(folder):
+    (folder / "bad.csv").write_text("1\n" + "," * 10**6)
+    return ["bad.csv"], "65536 columns; is it a csv?"
+
+
 def lying_npz(folder):
     with zipfile.ZipFile(folder / "bad.npz", "w") as archive:
         header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 16)}
@@ -563,6 +599,37 @@ def test_what_cannot_be_measured_is_refused_in_one_line(spoil, tmp_path, monkeyp
     assert "\n" not in error
     assert error.startswith("hsplugin measure: ")
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_csv_without_names_keeps_its_first_row(quoting, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with Path("x.csv").open("w", newline="") as file:
+        file.write("\n")
+        csv.writer(file, quoting=quoting).writerows(X.tolist())
+    assert main(["measure", "x.csv"]) == 0
+    assert f"{len(X)} rows, 14 dimensions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["npy", "pt", "safetensors"])
+def test_labels_may_be_truths(suffix, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    truths = torch.from_numpy(LABELS > 0)
+    np.save("x.npy", X)
+    np.save("l.npy", truths.numpy())
+    torch.save(truths, "l.pt")
+    safetensors.torch.save_file({"l": truths}, "l.safetensors")
+    assert main(["measure", "x.npy", "--labels", f"l.{suffix}"]) == 0
+    assert "True" in capsys.readouterr().out
+
+
+def test_a_torch_that_would_execute_what_a_file_holds_is_not_asked_to(
+    tmp_path, monkeypatch, capsys
+):
+    torch.save(torch.from_numpy(X), tmp_path / "x.pt")
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    assert main(["measure", str(tmp_path / "x.pt")]) == 2
+    assert "CVE-2026-24747" in capsys.readouterr().err
 
 
 @pytest.mark.slow
