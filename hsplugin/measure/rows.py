@@ -14,6 +14,7 @@ from hsplugin.measure.files import Array
 from hsplugin.metrics.jackknife import GROUPS
 
 CHUNK_BYTES = 32 * 2**20
+LONGEST_LABEL = 1000
 MISSING_LABELS = ["", "nan", "None"]
 # Sums of the squares of larger values overflow.
 LARGEST_VALUE = 1e100
@@ -60,11 +61,16 @@ def classes_of(labels: Array) -> list[str]:
     """All labels that occur, as text, numbers in their order.
 
     Raises:
-        CommandError: If a row has none.
+        CommandError: If a row has none, or one that is no name of a class but a text.
     """
     found: set[str] = set()
     done = 0
     for chunk in labels.chunks(2**16):
+        # An array of text has room for the longest in every row.
+        if chunk.dtype == object and max(map(len, chunk)) > LONGEST_LABEL:
+            raise CommandError(
+                f"{labels.name}: has a label of more than {LONGEST_LABEL} characters"
+            )
         text = chunk.astype(str)
         missing = np.isin(text, MISSING_LABELS)
         if missing.any():

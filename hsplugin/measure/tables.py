@@ -178,19 +178,25 @@ def _parquet(path: Path, key: str | None, others: list[str], dimensions: int) ->
 
     def matrix(batch: Any) -> np.ndarray:
         if dimensions == 1:
-            return np.asarray(batch.column(0).to_pylist(), dtype=str)
+            return _text(batch.column(0))
         if not is_vector(chosen[0]):
             columns = [batch.column(name).to_numpy(zero_copy_only=False) for name in chosen]
             return np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1)
         vectors = batch.column(0)
         if vectors.null_count or len(set(vectors.value_lengths().to_pylist())) > 1:
             raise CommandError(f"{path}[{chosen[0]}]: its vectors are not all of one length")
+        if not len(vectors.flatten()):
+            raise CommandError(f"{path}[{chosen[0]}]: its vectors are empty")
         values = np.asarray(vectors.flatten().to_numpy(zero_copy_only=False))
         return values.reshape(len(vectors), -1)
 
     def read(rows: int) -> Iterator[np.ndarray]:
         kept: list[np.ndarray] = []
-        for batch in pq.ParquetFile(path, memory_map=True).iter_batches(rows, columns=chosen):
+        # As a dictionary, a text that every row has is in memory once.
+        whole = pq.ParquetFile(
+            path, memory_map=True, read_dictionary=chosen if dimensions == 1 else None
+        )
+        for batch in whole.iter_batches(rows, columns=chosen):
             kept.append(matrix(batch))
             # Batches end where row groups do; what is read in step has to be of one size.
             while sum(map(len, kept)) >= rows:
@@ -200,10 +206,21 @@ def _parquet(path: Path, key: str | None, others: list[str], dimensions: int) ->
         if sum(map(len, kept)):
             yield np.concatenate(kept)
 
-    dim = next(iter(matrix(b).shape[1:] for b in file.iter_batches(1, columns=chosen)))
+    dim: tuple[int, ...] = ()
+    if dimensions == 2:
+        dim = next(iter(matrix(b).shape[1:] for b in file.iter_batches(1, columns=chosen)))
     # Run lengths pack a constant without limit, whatever the metadata calls uncompressed.
     check_packing(str(path), rows_in_file * 4 * math.prod(dim), path.stat().st_size)
     return Array(str(path), rows_in_file, dim, read)
+
+
+def _text(column: Any) -> np.ndarray:
+    """Labels of a column of any kind, each different one a single object."""
+    import pyarrow as pa
+
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    known = np.array([*map(str, encoded.dictionary.to_pylist()), "None"], dtype=object)
+    return known[encoded.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
 
 
 READERS: dict[str, Callable[[Path, str | None, list[str], int], Array]] = {

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
@@ -513,6 +515,27 @@ def bomb_parquet(folder):
     columns = {f"x{i}": np.zeros(2_000_000, dtype=np.float32) for i in range(20)}
     pd.DataFrame(columns).to_parquet(folder / "bad.parquet")
     return ["bad.parquet"], "times as many, which embeddings do not"
+
+
+def parquet_of_empty_vectors(folder):
+    empty = pa.array([[]] * 40, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"x": empty}), folder / "bad.parquet")
+    return ["bad.parquet"], "its vectors are empty"
+
+
+def bomb_of_parquet_labels(folder):
+    save_npy(folder)
+    # One text of megabytes and a run length: some hundred bytes of file, gigabytes of labels.
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 150), pa.array(["a" * 10**7]))
+    options = {"compression": "zstd", "write_statistics": False}
+    pq.write_table(pa.table({"l": same}), folder / "bad.parquet", **options)
+    return ["x.npy", "--labels", "bad.parquet"], "a label of more than 1000 characters"
+
+
+def bomb_of_csv_labels(folder):
+    save_npy(folder)
+    (folder / "bad.csv").write_text("l\n" + "a\n" * 149 + "b" * 10**6)
+    return ["x.npy", "--labels", "bad.csv"], "a label of more than 1000 characters"
 
 
 def gap_in_csv_labels(folder):
