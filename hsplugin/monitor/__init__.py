@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hsplugin.monitor.guard import GeometryWarning, never_fatal
+from hsplugin.monitor.guard import GeometryWarning, line, never_fatal
 from hsplugin.monitor.measures import WIDEST_BY_DEFAULT, Measures, build_metrics
 from hsplugin.monitor.samples import Samples
 from hsplugin.monitor.taps import Extract, RefusedError, Taps
@@ -41,8 +41,8 @@ class GeometryMonitorMixin:
     ``geometry/alignment_step`` and ``geometry/uniformity_step`` show the latest batch kept, of
     rank zero.
 
-    **Validation.** Where a validation step passes features, all of them are measured, as
-    ``geometry/val_uniformity`` and so on.
+    **Validation.** Where a validation step passes features, all those of the first loader are
+    measured, as ``geometry/val_uniformity`` and so on.
 
     **Stopping and checkpoints.** Where validation runs more or less than once an epoch
     (``val_check_interval``, ``check_val_every_n_epoch``), Lightning's callbacks look at its end,
@@ -153,6 +153,10 @@ class GeometryMonitorMixin:
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was."""
+        self._taps.remove()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the module as it was where training fails, which skips the teardown."""
         self._taps.remove()
 
     def on_train_batch_start(
@@ -277,10 +281,16 @@ class GeometryMonitorMixin:
     def _draw(
         self, trainer: Any, samples: Samples, history: list[dict[str, float]], stage: str
     ) -> None:
-        if self.figures:
+        if not self.figures:
+            return
+        try:
             from hsplugin.monitor.figures import show
 
             show(trainer, self.prefix, stage, samples.joined(), history)
+        except Exception as error:
+            if self.strict:
+                raise
+            self._warn_once("figure", f"no figure is drawn: {line(error)}")
 
     def _warn_of_collapse(self, values: Mapping[str, float]) -> None:
         reason = self._train.collapse(values)

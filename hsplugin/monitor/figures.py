@@ -21,10 +21,6 @@ def draw(views: Views, history: Sequence[Mapping[str, float]]) -> Any:
 
     apart = -(-len(views.x) // MOST_POINTS)
     views = views.map(lambda tensor: tensor[::apart].float())
-    finite = views.x.isfinite().all(dim=1)
-    if views.y is not None:
-        finite &= views.y.isfinite().all(dim=1)
-    views = views.map(lambda tensor: tensor[finite])
     way = [row for row in history if {"alignment", "uniformity"} <= set(row)]
     figure, axes = plots.figure(1 + (views.y is not None) + bool(way))
     if views.x.shape[1] == 2:
@@ -62,7 +58,10 @@ def show(
     """
     # Asks the other ranks, so all of them have to ask.
     folder = Path(trainer.log_dir or trainer.default_root_dir) / prefix
-    if not trainer.is_global_zero or views is None or min(views.x.shape) < 2:
+    if not trainer.is_global_zero or views is None:
+        return
+    views = views.finite()
+    if min(views.x.shape) < 2:
         return
     from hsplugin import plots
 

@@ -31,12 +31,13 @@ def never_fatal(hook: Hook) -> Hook:
         except Exception as error:
             if self.strict:
                 raise
-            reason = str(error) if isinstance(error, RefusedError) else _line(error)
+            reason = str(error) if isinstance(error, RefusedError) else line(error)
             kind = type(error).__name__
             self._warn_once(kind, f"{type(pl_module).__name__} is not measured: {reason}")
 
     return guarded  # type: ignore[return-value]
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """What went wrong, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

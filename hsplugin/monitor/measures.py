@@ -128,17 +128,12 @@ class Measures:
             )
 
     def _finite(self, views: Views) -> Views:
-        finite = views.x.isfinite().all(dim=1)
         if views.y is not None:
             # Under autocast a predictor's output and its target may differ in precision.
             views = Views(views.x, views.y.to(views.x.dtype), views.labels)
-            assert views.y is not None
-            finite &= views.y.isfinite().all(dim=1)
-        rows = int(finite.sum())
-        if rows == len(finite):
-            return views
-        self._lost += len(finite) - rows
-        return views.map(lambda tensor: tensor[finite])
+        finite = views.finite()
+        self._lost += len(views.x) - len(finite.x)
+        return finite
 
     def of_step(self, views: Views) -> dict[str, Tensor]:
         """Alignment and uniformity of one batch, left on the device."""

@@ -72,7 +72,7 @@ class Samples:
         self._kept = [(index, Views(*tensors)) for index, tensors in state["kept"]]
 
     def joined(self) -> Views | None:
-        """All rows that look alike in one :class:`Views`, or None if there are none."""
+        """All rows that look alike in one :class:`Views` on the CPU, or None if there are none."""
         import torch
 
         if not self._kept:
@@ -82,7 +82,10 @@ class Samples:
 
         def join(name: str) -> Tensor | None:
             parts = [getattr(views, name) for views in like]
-            return torch.cat(parts) if all(part is not None for part in parts) else None
+            if any(part is None for part in parts):
+                return None
+            # Those that come from a checkpoint are on the CPU already.
+            return torch.cat([part.cpu() for part in parts])
 
         x = join("x")
         return None if x is None else Views(x, join("y"), join("labels"))

@@ -36,6 +36,13 @@ class Views:
         labels = None if self.labels is None else change(self.labels)
         return Views(change(self.x), y, labels)
 
+    def finite(self) -> Views:
+        """The rows that hold neither NaN nor infinity."""
+        finite = self.x.isfinite().all(dim=1)
+        if self.y is not None:
+            finite &= self.y.isfinite().all(dim=1)
+        return self.map(lambda tensor: tensor[finite])
+
 
 @dataclass(frozen=True)
 class _Call:

@@ -13,6 +13,7 @@ from torch import Tensor
 pytest.importorskip("matplotlib")
 
 from hsplugin import plots
+from hsplugin.monitor import GeometryWarning
 
 
 def sphere(rows: int, dim: int) -> Tensor:
@@ -120,6 +121,42 @@ def test_a_validation_is_drawn_with_its_own_trajectory(tmp_path: Path) -> None:
         pairs = module.validated[5 * epoch : 5 * epoch + 5]
         distances = [(unit(a) - unit(b)).square().sum(dim=1) for a, b in pairs]
         assert row["alignment"] == pytest.approx(float(torch.cat(distances).mean()), rel=1e-4)
+
+
+def test_a_figure_that_fails_is_no_reason_to_doubt_the_values(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    from hsplugin_lightly import GeometryMonitor
+
+    from tests.monitor.recipes import Recipe, fit
+
+    (tmp_path / "geometry").write_text("in the way")
+    monitor = GeometryMonitor(figures=True)
+    with pytest.warns(GeometryWarning, match="monitor: no figure is drawn: FileExistsError"):
+        fit(Recipe(), [monitor], default_root_dir=tmp_path)
+    assert len(monitor.history) == 2
+
+
+@pytest.mark.parametrize("finite", [0, 1])
+def test_too_few_finite_rows_for_a_figure_are_not_drawn(finite: int, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    from hsplugin_lightly import GeometryMonitor
+
+    from tests.monitor.recipes import Recipe, fit
+
+    class Poisoned(Recipe):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            a, b = self.views(batch)
+            poison = torch.zeros(len(a), 1).index_fill(0, torch.arange(finite, len(a)), torch.nan)
+            self.criterion(a, b + poison)
+            return a.sum()
+
+    # One batch an epoch, of which so many rows are finite.
+    monitor = GeometryMonitor(["alignment"], every_n_steps=5, figures=True)
+    with pytest.warns(GeometryWarning) as caught:
+        fit(Poisoned(), [monitor], default_root_dir=tmp_path)
+    assert len(monitor.history) == 2 * finite
+    assert not any("figure" in str(warning.message) for warning in caught)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def unit(x: Tensor) -> Tensor:

@@ -288,6 +288,19 @@ def test_nothing_is_left_in_the_module() -> None:
     assert not monitor._taps._criterion_calls and not len(monitor._samples)
 
 
+def test_nothing_is_left_in_the_module_of_a_training_that_failed() -> None:
+    class Failing(Recipe):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            super().training_step(batch, batch_idx)
+            raise RuntimeError("out of data")
+
+    module, monitor = Failing(), GeometryMonitor()
+    with pytest.raises(RuntimeError, match="out of data"):
+        fit(module, [monitor])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert not monitor._taps._criterion_calls
+
+
 class Recorded(TorchDispatchMode):
     """Operations that make the host wait for a device, seen wherever they are dispatched."""
 
