@@ -146,6 +146,13 @@ class GeometryMonitorMixin:
         if not _distributed() or torch.distributed.get_rank() == 0:
             self._samples.load_state_dict(state_dict["samples"])
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget another training; what a checkpoint remembers of this one is loaded later."""
+        if stage == "fit" and trainer.current_epoch == 0:
+            self.history.clear()
+            self.validation_history.clear()
+            self._collapsed = False
+
     @never_fatal
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the features once the module is complete."""

@@ -288,6 +288,23 @@ def test_nothing_is_left_in_the_module() -> None:
     assert not monitor._taps._criterion_calls and not len(monitor._samples)
 
 
+def test_a_second_training_starts_a_history_of_its_own() -> None:
+    monitor = GeometryMonitor()
+    for _ in range(2):
+        fit(Validated(), [monitor], validation=loader())
+        assert [row["epoch"] for row in monitor.history] == [0, 1]
+        assert [row["epoch"] for row in monitor.validation_history] == [0, 1]
+
+
+def test_a_training_that_goes_on_goes_on_with_its_history() -> None:
+    monitor = GeometryMonitor()
+    module = Recipe()
+    trainer = fit(module, [monitor])
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader())
+    assert [row["epoch"] for row in monitor.history] == [0, 1, 2]
+
+
 def test_nothing_is_left_in_the_module_of_a_training_that_failed() -> None:
     class Failing(Recipe):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
