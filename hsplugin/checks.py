@@ -91,6 +91,8 @@ def check_positive(name: str, value: object) -> float:
         TypeError: If it is no real number.
         ValueError: If it is not finite or not above zero.
     """
+    if type(value) is float and 0 < value < math.inf:  # what a small batch would notice
+        return value
     number = check_number(name, value)
     if number <= 0:
         raise ValueError(f"{name} must be above 0, got {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -100,8 +101,10 @@ def measure(setting: Setting, names: list[str], seconds: float) -> list[Result]:
         slowest_round += _timed(steps[name], setting.device)[0]
     rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, int(seconds / slowest_round)))
     order = list(steps)
-    for turn in range(rounds):
-        for name in order[turn % len(order) :] + order[: turn % len(order)]:
+    shuffled = random.Random(0)
+    for _ in range(rounds):
+        # What ran just before decides how warm the caches are, which is half of a small batch.
+        for name in shuffled.sample(order, len(order)):
             seconds, processor = _timed(steps[name], setting.device)
             results[name].seconds.append(seconds)
             results[name].processor.append(processor)

@@ -69,7 +69,8 @@ def log_mean_potential(
         RuntimeError: If differentiated twice, or in forward mode.
     """
     t = check_positive("t", t)
-    check_backend(backend)
+    if backend != "auto":
+        check_backend(backend)
     if gather_distributed and distributed.world_size() > 1:
         least_rows = 0  # a rank without rows has to take part all the same
     else:
@@ -85,7 +86,8 @@ def log_mean_potential(
         raise ValueError(
             "include_self=True needs the pairs within x; it contradicts intra_batch=False"
         )
-    if forward_ad.unpack_dual(x).tangent is not None:  # which an operator would silently drop
+    # An operator would silently drop what forward mode, if anything is in it, wants to know.
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
         raise RuntimeError(
             "the log-mean potential cannot be differentiated in forward mode; use backward, or "
             "write the loss with torch.cdist where you need forward mode"
@@ -300,7 +302,8 @@ def _gradient_by_x(ctx: Any, upstream: Tensor) -> Tensor:
     if torch.is_grad_enabled():  # someone wants to differentiate again, and has to be told
         by_x: Tensor = _scale_gradient(gradient, upstream, x)
         return by_x
-    return (gradient * upstream).to(x.dtype)
+    by_x = gradient * upstream
+    return by_x if by_x.dtype == x.dtype else by_x.to(x.dtype)
 
 
 def differentiable_once(gradient: Tensor, x: Tensor) -> Tensor:

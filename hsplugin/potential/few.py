@@ -31,7 +31,7 @@ def value_and_gradient(
     if not 2 <= n <= (FEW_ROWS if need_gradient else FEW_ROWS_FORWARD) or not rows.is_cpu:
         return None
     dtype = computing_dtype(rows.dtype)
-    r = rows.to(dtype)
+    r = rows if rows.dtype == dtype else rows.to(dtype)
     w = torch.pdist(r).square_().mul_(-t)
     if not float(w.min()) > SMALLEST_EXPONENT:
         return None
