@@ -242,7 +242,7 @@ METHODS: dict[str, Method] = {
         (
             {"uniform_weight": 0.5},
             {"uniform_weight": 0.25},
-            {"uniform_weight": 0.5, "t": 1.0},
+            {"t": 1.0},
             {"align_weight": 3.0, "t": 3.0},
         ),
     ),
