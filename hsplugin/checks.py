@@ -12,6 +12,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+# Rows shorter than this have no direction worth following; the derivative of the direction, which
+# is one over the length, would be all that an optimiser sees.
+SHORTEST_ROW = 1e-6
+
 
 def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
     """Refuse anything but a floating (N, d) tensor with N >= ``min_rows`` and d >= 1.

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hsplugin.checks import (
+    SHORTEST_ROW,
     check_features,
     check_number,
     check_pair,
@@ -19,7 +20,7 @@ from hsplugin.checks import (
 from hsplugin.functional import pair_distances
 from hsplugin.potential import check_backend, is_traced, log_mean_potential
 from hsplugin.potential.distributed import mean_over_ranks, world_size
-from hsplugin.small_batch import SHORTEST_ROW, align_uniform_terms
+from hsplugin.small_batch import align_uniform_terms
 
 # How far from one a norm may lie before features cannot be meant as points on the sphere.
 CLEARLY_UNNORMALISED = 1e-2
@@ -274,7 +275,15 @@ class AlignUniformLoss(_SphereLoss):
 
     def _is_plain(self) -> bool:
         """Whether this is the paper's loss of one process in its usual form."""
-        return self.normalize and self.alpha == 2 and self.backend == "auto" and not self._gathers()
+        # Weights may have been made parameters that are learned.
+        numbers = (self.align_weight, self.uniform_weight, self.t)
+        return (
+            self.normalize
+            and self.alpha == 2
+            and self.backend == "auto"
+            and all(type(number) is float for number in numbers)
+            and not self._gathers()
+        )
 
     def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The uniformity that is weighed; a subclass with a memory bank has another."""

@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsplugin.checks import computing_dtype
+from hsplugin.checks import SHORTEST_ROW, computing_dtype
 from hsplugin.potential import differentiable_once, is_traced
 
-# Beyond it the arithmetic decides, which the tiled engine does with half of the products.
+# Beyond it the arithmetic decides, of which other ways need less.
 MOST_ROWS = 512
 # Up to here no weight comes near to what float32 cannot hold.
 LARGEST_T = 20.0
-# Rows shorter than this have no direction worth following; see hsplugin.losses.normalize.
-SHORTEST_ROW = 1e-6
+# Uniformity over t, which is -2 at best, above which features lie so close together that products
+# of the rows as they are leave too little of their distances.
+LEAST_SPREAD = -0.1
 
 
 def align_uniform_terms(
@@ -35,11 +36,12 @@ def align_uniform_terms(
 
     Returns:
         Three scalars, differentiable once; or None where the way of large batches has to be taken:
-        elsewhere than on a CPU, with many rows or one, a large t, or rows that cannot be
-        normalised.
+        elsewhere than on a CPU, with many rows or one, a large t, rows that cannot be normalised,
+        or features near to a collapse.
     """
-    fits = z_a.is_cpu and 2 <= len(z_a) <= MOST_ROWS and t <= LARGEST_T
-    if not fits or is_traced(z_a) or is_traced(z_b):
+    if is_traced(z_a) or is_traced(z_b):
+        return None
+    if not z_a.is_cpu or not 2 <= len(z_a) <= MOST_ROWS or t > LARGEST_T:
         return None
     if torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
@@ -47,11 +49,23 @@ def align_uniform_terms(
     with torch.no_grad():
         x = torch.stack((z_a, z_b)).to(computing_dtype(z_a.dtype))
         norms = torch.linalg.vector_norm(x, dim=2, keepdim=True)
-        if not float(norms.min()) >= SHORTEST_ROW:
+        shortest, longest = map(float, norms.aminmax())
+        if not (shortest >= SHORTEST_ROW and longest < math.inf):
             return None
         x = x.div_(norms)
-    loss, align, uniform = _Terms.apply(z_a, z_b, x, norms, align_weight, uniform_weight, t)
-    return loss, align, uniform
+        weights = torch.baddbmm(x.new_empty(1, 1, 1), x, x.mT, beta=0, alpha=2 * t).exp_()
+        weights.diagonal(dim1=1, dim2=2).zero_()
+        sums = weights.sum((1, 2)).tolist()
+    n = len(z_a)
+    uniform_a, uniform_b = (math.log(total / (n * (n - 1))) - 2 * t for total in sums)
+    if not max(uniform_a, uniform_b) < LEAST_SPREAD * t:
+        return None
+    uniform = (uniform_a + uniform_b) / 2
+    scales = [2 * t / total for total in sums]
+    loss, align, uniform_value = _Terms.apply(
+        z_a, z_b, x, norms, weights, (align_weight, uniform_weight), uniform, scales
+    )
+    return loss, align, uniform_value
 
 
 class _Terms(torch.autograd.Function):
@@ -62,22 +76,21 @@ class _Terms(torch.autograd.Function):
         z_b: Tensor,
         x: Tensor,
         norms: Tensor,
-        align_weight: float,
-        uniform_weight: float,
-        t: float,
+        weights: Tensor,
+        term_weights: tuple[float, float],
+        uniform: float,
+        scales: list[float],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        n = x.shape[1]
-        weights = torch.baddbmm(x.new_empty(1, 1, 1), x, x.mT, beta=0, alpha=2 * t).exp_()
-        weights.diagonal(dim1=1, dim2=2).zero_()
-        sum_a, sum_b = weights.sum((1, 2)).tolist()
-        uniform = math.log(sum_a * sum_b) / 2 - 2 * t - math.log(n * (n - 1))
         apart = x[0] - x[1]
-        align = float(torch.dot(apart.view(-1), apart.view(-1))) / n
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        align = float(torch.dot(apart.view(-1), apart.view(-1))) / x.shape[1]
+        needed = ctx.needs_input_grad[:2]
+        if any(needed):
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(z_a, z_b, x, norms, torch.bmm(weights, x), apart)
-            ctx.factors = align_weight, uniform_weight, t, (sum_a, sum_b)
-        values = (align_weight * align + uniform_weight * uniform, align, uniform)
+            # A view without gradient may be overwritten, or be a tensor that cannot be saved.
+            views = (z if need else None for z, need in zip((z_a, z_b), needed, strict=True))
+            ctx.save_for_backward(*views, x, norms, torch.bmm(weights, x), apart)
+            ctx.factors = term_weights, x.new_tensor(scales).view(2, 1, 1)
+        values = (term_weights[0] * align + term_weights[1] * uniform, align, uniform)
         loss, align_value, uniform_value = (x.new_tensor(value) for value in values)
         return loss, align_value, uniform_value
 
@@ -85,22 +98,25 @@ class _Terms(torch.autograd.Function):
     def backward(
         ctx: Any, by_loss: Tensor | None, by_align: Tensor | None, by_uniform: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        align_weight, uniform_weight, t, sums = ctx.factors
+        (align_weight, uniform_weight), scales = ctx.factors
         z_a, z_b, x, norms, pull, apart = ctx.saved_tensors
-        loss, align, uniform = (
-            0.0 if upstream is None else float(upstream)
-            for upstream in (by_loss, by_align, by_uniform)
+        align = _upstream(align_weight, by_loss, by_align)
+        uniform = _upstream(uniform_weight, by_loss, by_uniform)
+        gradient = torch.zeros_like(x) if uniform is None else pull * (scales * uniform)
+        if align is not None:
+            towards = apart * (align * (2 / x.shape[1]))
+            gradient = gradient + torch.stack((towards, -towards))
+        along = (gradient * x).sum(dim=2, keepdim=True)
+        gradient = (gradient - along * x) / norms
+        by_views = (
+            None if z is None else differentiable_once(part, z)
+            for z, part in zip((z_a, z_b), gradient.unbind(), strict=True)
         )
-        of_apart = 2 / x.shape[1] * (align + align_weight * loss)
-        of_pull = [2 * t / total * (uniform + uniform_weight * loss) for total in sums]
-        with torch.no_grad():
-            gradient = pull * pull.new_tensor(of_pull).view(2, 1, 1)
-            gradient[0].add_(apart, alpha=of_apart)
-            gradient[1].sub_(apart, alpha=of_apart)
-            along = (gradient * x).sum(dim=2, keepdim=True)
-            gradient.addcmul_(along, x, value=-1).div_(norms)
-        return (
-            differentiable_once(gradient[0], z_a),
-            differentiable_once(gradient[1], z_b),
-            *(None,) * 5,
-        )
+        return *by_views, *(None,) * 6
+
+
+def _upstream(weight: float, by_loss: Tensor | None, by_term: Tensor | None) -> Tensor | None:
+    """What comes down to one term, by the loss and by itself."""
+    if by_loss is None:
+        return by_term
+    return weight * by_loss if by_term is None else weight * by_loss + by_term

@@ -87,7 +87,7 @@ def log_mean_potential(
             "include_self=True needs the pairs within x; it contradicts intra_batch=False"
         )
     # An operator would silently drop what forward mode, if anything is in it, wants to know.
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+    if _forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
         raise RuntimeError(
             "the log-mean potential cannot be differentiated in forward mode; use backward, or "
             "write the loss with torch.cdist where you need forward mode"
@@ -225,11 +225,16 @@ def is_traced(x: Tensor) -> bool:
     """
     return (
         torch.compiler.is_compiling()
+        or _forward_mode()
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.is_meta
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
     )
+
+
+def _forward_mode() -> bool:
+    return forward_ad._current_level >= 0
 
 
 class _Potential(torch.autograd.Function):

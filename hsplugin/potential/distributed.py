@@ -35,6 +35,8 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
         return rows, 0
     counts = _counts(rows)
     longest = max(counts)
+    if longest == 0:
+        return rows, 0
     padded = rows
     if len(rows) < longest:
         padded = rows.new_zeros(longest, rows.shape[1])
@@ -80,10 +82,15 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     """Mean of the values (n_r,) of every rank, on every rank.
 
     Its gradient is such that DDP's averaging yields the gradient of the mean in one process.
+
+    Raises:
+        ValueError: On every rank, if there is no value on any.
     """
     if world_size() == 1:
         return values.mean()
     total = torch.stack([values.detach().sum(), values.new_tensor(len(values))])
     dist.all_reduce(total)
+    if len(values) == 0 and total[1] == 0:
+        raise ValueError("every rank's batch is empty; use a larger batch")
     own = values.sum() * (world_size() / total[1])
     return own + (total[0] / total[1] - own.detach())

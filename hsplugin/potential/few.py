@@ -16,6 +16,8 @@ FEW_ROWS = 128
 FEW_ROWS_FORWARD = 384
 # Exponentials of less come near to what float32 cannot hold, and are left to other engines.
 SMALLEST_EXPONENT = -80.0
+# What the gradient is multiplied by has to fit into float32 too.
+LARGEST_FACTOR = 1e30
 
 
 def value_and_gradient(
@@ -25,7 +27,8 @@ def value_and_gradient(
 
     Returns:
         A scalar and, if wanted, the gradient, both in the computing dtype; or None where there are
-        too many rows or one, weights could underflow, or a feature is NaN or infinite.
+        too many rows or one, weights could underflow, the gradient's factor overflow, or a feature
+        is NaN or infinite.
     """
     n = len(rows)
     if not 2 <= n <= (FEW_ROWS if need_gradient else FEW_ROWS_FORWARD) or not rows.is_cpu:
@@ -36,6 +39,8 @@ def value_and_gradient(
     if not float(w.min()) > SMALLEST_EXPONENT:
         return None
     total = float(w.exp_().sum())
+    if need_gradient and 2 * t > LARGEST_FACTOR * total:
+        return None
     value = torch.scalar_tensor(math.log(2 * total / (n * (n - 1))), dtype=dtype, device="cpu")
     if not need_gradient:
         return value, None

@@ -186,12 +186,25 @@ def backward_on_one_rank(rank: int) -> bool:
     return rank != 0 or bool(x.grad.isfinite().all())
 
 
+MISTAKES = {
+    "dim": "ValueError",
+    "dtype": "TypeError",
+    "empty": "ValueError",
+    "empty queue": "ValueError",
+    "empty align": "ValueError",
+}
+
+
 def mismatch(rank: int, world: int, what: str) -> str:
-    x = torch.ones(3, DIM + (rank if what == "dim" else 0))
+    x = torch.ones(0 if "empty" in what else 3, DIM + (rank if what == "dim" else 0))
     if what == "dtype" and rank == world - 1:
         x = x.double()
     try:
-        log_mean_potential(x, gather_distributed=True)
+        if what == "empty align":
+            hsplugin.AlignLoss(gather_distributed=True)(x, x)
+        else:
+            queue = x.new_ones(4, DIM) if what == "empty queue" else None
+            log_mean_potential(x, queue=queue, gather_distributed=True)
     except (TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
@@ -217,7 +230,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
     seen["compiled"] = run_compiled(rank, world)
     seen["empty_on_one_rank"] = empty_on_one_rank(rank, world)
     seen["backward_on_one_rank"] = backward_on_one_rank(rank)
-    seen["mismatch"] = {what: mismatch(rank, world, what) for what in ("dim", "dtype")}
+    seen["mismatch"] = {what: mismatch(rank, world, what) for what in MISTAKES}
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -305,14 +318,16 @@ def test_a_rank_without_rows_leaves_the_others_what_they_have(
     assert (gradient - a.grad).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("what", "kind"), [("dim", "ValueError"), ("dtype", "TypeError")])
-def test_ranks_that_disagree_all_raise(ranks: list[dict[str, Any]], what: str, kind: str) -> None:
-    if len(ranks) == 1:
+@pytest.mark.parametrize(("what", "kind"), MISTAKES.items())
+def test_what_is_wrong_over_all_ranks_is_said_on_all(
+    ranks: list[dict[str, Any]], what: str, kind: str
+) -> None:
+    if len(ranks) == 1 and "empty" not in what:
         assert all(seen["mismatch"][what] == "no error" for seen in ranks)
         return
     for seen in ranks:
         assert seen["mismatch"][what].startswith(f"{kind}: ")
-        assert "rank" in seen["mismatch"][what]
+        assert len(ranks) == 1 or "rank" in seen["mismatch"][what]
 
 
 @pytest.mark.parametrize("name", CASES)

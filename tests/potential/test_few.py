@@ -64,6 +64,12 @@ def test_steps_back_where_it_would_be_wrong_and_only_there(dtype):
         assert few.value_and_gradient(spoilt, 2.0, need_gradient=True) is None
 
 
+def test_a_gradient_whose_factor_overflows_is_computed_elsewhere():
+    x = torch.tensor([[0.0], [(79.9 / 5e3) ** 0.5]])
+    _, gradient = reference.value_and_gradient(lambda z: log_mean_potential(z, 5e3), x)
+    torch.testing.assert_close(gradient[0, 0], torch.tensor(2 * 5e3 * x[1, 0].item()))
+
+
 def test_one_row_is_refused_or_its_own_pair():
     row = features(1, 4, 0, "sphere").bfloat16()
     with pytest.raises(ValueError, match=r"x has 1 row\(s\) over all ranks"):
