@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--tune",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="first choose each method's hyper-parameters on the validation split, among a few "
         "candidates; those given by --set are kept",
     )
@@ -151,7 +151,7 @@ def _as_flags(path: Path) -> list[str]:
                 for option, setting in (options or {}).items()
             ]
         if flag == "tune" and value in (True, False):
-            flags += ["--tune"] * value
+            flags.append("--tune" if value else "--no-tune")
         elif value is not None:
             values = value if isinstance(value, list) else [value]
             flags += [f"--{flag}", *map(str, values)]
@@ -176,27 +176,23 @@ def run(args: argparse.Namespace) -> int:
         command=("hsplugin", *sys.argv[1:]),
     )
     check_same_settings(out, settings_list, options=not args.tune)
-    table_of_tuning = ""
+    failures: list[runs.Failure] = []
     try:
         if args.tune:
-            settings_list, table_of_tuning = tuning.tune(settings_list, out, jobs, machine)
+            settings_list, failures = tuning.tune(settings_list, out, jobs, machine)
             check_same_settings(out, settings_list)
         progress = Progress(settings_list, out)
-        failures = runs.run_all(settings_list, out, jobs, machine, progress)
+        failures += runs.run_all(settings_list, out, jobs, machine, progress)
         progress.close()
-        table = report.write(out, machine.command, table_of_tuning)
+        table = report.write(out, machine.command)
     except OSError as error:
         raise CommandError(runs.machine_error(error, out)) from None
     if table:
         files = "results.csv, history.csv, summary.md, plane.png, histograms.png"
-        print(f"\n{table}\n\n{out}/: {files}")
+        print(f"\n{table}\n\n{out}/: {files}{', tuning.csv' if args.tune else ''}")
     for failure in failures:
-        log = runs.run_folder(out, failure.settings) / "error.log"
-        see = f" (see {log})" if log.exists() else ""
-        print(
-            f"hsplugin compare: {failure.settings.name} failed: {failure.reason}{see}",
-            file=sys.stderr,
-        )
+        reason = f"{failure.settings.name} failed: {failure.reason}"
+        print(f"hsplugin compare: {reason} (see error.log in its folder)", file=sys.stderr)
     return 1 if failures else 0
 
 

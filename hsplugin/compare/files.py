@@ -34,7 +34,18 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while it wrote has left beside its files."""
     for leftover in folder.glob(".*.partial*"):
-        leftover.unlink(missing_ok=True)
+        if not _running(leftover.stem.rpartition(".partial")[2]):
+            leftover.unlink(missing_ok=True)
+
+
+def _running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # somebody else's, but running
+    return True
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

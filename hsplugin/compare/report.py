@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hsplugin.compare import tuning
 from hsplugin.compare.files import markdown_table, write_atomically, write_csv
 from hsplugin.compare.methods import METHODS, UNTRAINED
 from hsplugin.compare.runs import collect
@@ -28,13 +29,12 @@ SUMMARY = {
 }
 
 
-def write(out: Path, command: Sequence[str], tuning: str = "") -> str:
+def write(out: Path, command: Sequence[str]) -> str:
     """Write all tables and pictures of a comparison from its finished runs.
 
     Args:
         out: The comparison's folder.
         command: The command line, for the record.
-        tuning: How the hyper-parameters were chosen, in Markdown, to go below the table.
 
     Returns:
         The summary's table in Markdown; empty, and nothing written, if no run is finished.
@@ -47,7 +47,7 @@ def write(out: Path, command: Sequence[str], tuning: str = "") -> str:
     write_csv(out / "results.csv", [_flat(row) for row in results])
     write_csv(out / "history.csv", history)
     table = summary_table(results)
-    text = _document(results, table, command, tuning)
+    text = _document(results, table, command, tuning.table(tuning.rows_of(out)))
     write_atomically(out / "summary.md", lambda partial: partial.write_text(text))
     _pictures(out, results)
     return table
@@ -89,14 +89,14 @@ def _mean(values: Sequence[float], column: str) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def _document(results: Sequence[Row], table: str, command: Sequence[str], tuning: str) -> str:
+def _document(results: Sequence[Row], table: str, command: Sequence[str], tuned: str) -> str:
     first = results[0]
     trained = next((row for row in results if row["method"] != UNTRAINED), first)
     facts = first["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     size = trained["train_size"] or "all"
     per_class = trained["labels_per_class"]
-    tuning = f"{tuning}\n\n" if tuning else ""
+    tuned = f"{tuned}\n\n" if tuned else ""
     labels = f"{per_class} labels per class (mean of fixed draws)" if per_class else "all labels"
     return f"""# Comparison on {first["data"]}
 
@@ -108,7 +108,7 @@ that dimension. Accuracy of the frozen backbone on the test split
 with {labels} of the training split, after the last epoch and after
 the epoch with the best kNN accuracy on the validation split; the test split chooses nothing.
 
-{tuning}- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
+{tuned}- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
   backbone {trained["backbone"]} ({trained["parameters"] / 1e6:.2f} M parameters).
 - Command: `{shlex.join(command)}`
 - Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,

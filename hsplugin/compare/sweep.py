@@ -63,9 +63,12 @@ def run(args: argparse.Namespace) -> int:
     )
     names = titles(settings_list)
     progress = Progress(settings_list, out, lambda settings: names[settings.name])
-    failures = runs.run_all(settings_list, out, args.jobs, machine, progress)
-    progress.close()
-    text = sweep_report.write(out, settings_list, ["hsplugin", *sys.argv[1:]])
+    try:
+        failures = runs.run_all(settings_list, out, args.jobs, machine, progress)
+        progress.close()
+        text = sweep_report.write(out, settings_list, ["hsplugin", *sys.argv[1:]])
+    except OSError as error:
+        raise CommandError(runs.machine_error(error, out)) from None
     if text:
         print(f"\n{text}\n\n{out}/: {', '.join(sweep_report.FILES)}")
     for failure in failures:

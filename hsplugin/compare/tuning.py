@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -12,8 +13,9 @@ from typing import Any
 from hsplugin.compare.files import markdown_table, read_json, write_csv
 from hsplugin.compare.methods import METHODS, UNTRAINED
 from hsplugin.compare.progress import Progress, titles
-from hsplugin.compare.runs import finished, run_all, run_folder
+from hsplugin.compare.runs import Failure, finished, run_all, run_folder
 from hsplugin.compare.settings import Machine, RunSettings
+from hsplugin.errors import CommandError
 
 # Seeds of the candidates' runs, others than those of which a comparison reports.
 SEEDS = (100, 101)
@@ -24,11 +26,12 @@ Row = dict[str, Any]
 
 def tune(
     settings_list: Sequence[RunSettings], out: Path, jobs: int, machine: Machine
-) -> tuple[list[RunSettings], str]:
+) -> tuple[list[RunSettings], list[Failure]]:
     """Give each method the candidate with the best mean of both accuracies on validation images.
 
     Candidates are trained with the comparison's budget on seeds of their own, in ``out/tuning``,
-    and ``out/tuning.csv`` tells what each came to. A candidate that fails is out of the choice.
+    and ``out/tuning.csv`` tells what each came to. What it says was chosen stays chosen. A
+    candidate that fails is out of the choice.
 
     Args:
         settings_list: The runs of the comparison; options given in them are fixed.
@@ -37,39 +40,74 @@ def tune(
         machine: Where they run.
 
     Returns:
-        The runs with their options chosen, and a table of the candidates in Markdown.
+        The runs with their options chosen, and the candidates' runs that failed.
 
     Raises:
-        CommandError: As `run_all`.
+        CommandError: As `run_all`, or if the folder holds a method's runs that were not tuned.
     """
     methods = {s.method: s for s in settings_list if s.method != UNTRAINED}
     tried = {method: _candidates(settings) for method, settings in methods.items()}
     # Where the given options leave one candidate, there is nothing to choose.
     tried = {method: candidates for method, candidates in tried.items() if len(candidates) > 1}
+    before = rows_of(out)
+    standing = {row["method"]: row["options"] for row in before if row["chosen"]}
+    _refuse_untuned(out, set(tried) - set(standing))
     trials = [run for candidates in tried.values() for runs in candidates.values() for run in runs]
     folder = out / "tuning"
     names = titles(trials)
     progress = Progress(trials, folder, lambda settings: f"tuning {names[settings.name]}")
-    run_all(trials, folder, jobs, machine, progress)
+    failures = run_all(trials, folder, jobs, machine, progress)
     progress.close()
-    rows = [
-        _row(folder, runs)
-        for candidates in tried.values()
-        for runs in candidates.values()
-        if all(finished(folder, run) for run in runs)
-    ]
-    best: dict[str, Row] = {}
-    for row in rows:
-        if row["method"] not in best or row["mean"] > best[row["method"]]["mean"]:
-            best[row["method"]] = row
-    for row in rows:
-        row["chosen"] = row is best[row["method"]]
-    write_csv(out / "tuning.csv", [row | {"options": json.dumps(row["options"])} for row in rows])
-    chosen = [
-        replace(s, options=best[s.method]["options"]) if s.method in best else s
+    rows = [row for row in before if row["method"] not in tried]
+    for method, candidates in tried.items():
+        own = [_row(folder, runs) for runs in candidates.values()]
+        best = max(own, key=lambda row: row["mean"] if row["mean"] is not None else -1.0)
+        for row in own:
+            if row["options"] == standing.get(method):
+                best = row
+        best["chosen"] = best["mean"] is not None
+        rows += own
+    if rows:
+        write_csv(out / "tuning.csv", [r | {"options": json.dumps(r["options"])} for r in rows])
+    chosen = {row["method"]: row["options"] for row in rows if row["chosen"]}
+    return [
+        replace(s, options=chosen[s.method]) if s.method in tried and s.method in chosen else s
         for s in settings_list
-    ]
-    return chosen, _table(rows)
+    ], failures
+
+
+def rows_of(out: Path) -> list[Row]:
+    """The candidates that ``out/tuning.csv`` lists; none if there is no such file."""
+    try:
+        with (out / "tuning.csv").open(newline="") as file:
+            return [
+                {
+                    "method": row["method"],
+                    "options": json.loads(row["options"]),
+                    **{n: float(row[n]) if row[n] else None for n in (*ACCURACIES, "mean")},
+                    "chosen": row["chosen"] == "True",
+                }
+                for row in csv.DictReader(file)
+            ]
+    except FileNotFoundError:
+        return []
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The candidates in Markdown, or nothing."""
+    if not rows:
+        return ""
+    lines = [["method", "candidate", "kNN %, validation", "linear %, validation", "chosen"]]
+    for row in rows:
+        options = ", ".join(f"{name} {value}" for name, value in row["options"].items())
+        accuracies = ["failed" if row[n] is None else f"{row[n]:.1f}" for n in ACCURACIES]
+        lines.append(
+            [row["method"], options or "defaults", *accuracies, "x" if row["chosen"] else ""]
+        )
+    return f"""Hyper-parameters were chosen by the mean of both accuracies on the validation split,
+over seeds {" and ".join(map(str, SEEDS))}:
+
+{markdown_table(lines)}"""
 
 
 def _candidates(settings: RunSettings) -> dict[str, list[RunSettings]]:
@@ -83,27 +121,19 @@ def _candidates(settings: RunSettings) -> dict[str, list[RunSettings]]:
     return found
 
 
+def _refuse_untuned(out: Path, methods: set[str]) -> None:
+    for path in sorted((out / "runs").glob("*/settings.json")):
+        method = read_json(path)["method"]
+        if method in methods:
+            raise CommandError(
+                f"{out} holds runs of {method} that were not tuned; give another --out"
+            )
+
+
 def _row(folder: Path, runs: Sequence[RunSettings]) -> Row:
-    results = [read_json(run_folder(folder, run) / "result.json") for run in runs]
-    means = {name: fmean(result[name] for result in results) for name in ACCURACIES}
-    return {
-        "method": runs[0].method,
-        "options": dict(runs[0].options),
-        **means,
-        "mean": fmean(means.values()),
-    }
-
-
-def _table(rows: Sequence[Row]) -> str:
-    lines = [["method", "candidate", "kNN %, validation", "linear %, validation", "chosen"]]
-    for row in rows:
-        options = ", ".join(f"{name} {value:g}" for name, value in row["options"].items())
-        accuracies = [f"{row[name]:.1f}" for name in ACCURACIES]
-        lines.append(
-            [row["method"], options or "defaults", *accuracies, "x" if row["chosen"] else ""]
-        )
-    seeds = " and ".join(map(str, SEEDS))
-    return (
-        f"Hyper-parameters were chosen by the mean of both accuracies on the validation split, "
-        f"over seeds {seeds}:\n\n{markdown_table(lines)}"
-    )
+    means: Mapping[str, float | None] = dict.fromkeys((*ACCURACIES, "mean"))
+    if all(finished(folder, run) for run in runs):
+        results = [read_json(run_folder(folder, run) / "result.json") for run in runs]
+        accuracies = {name: fmean(result[name] for result in results) for name in ACCURACIES}
+        means = {**accuracies, "mean": fmean(accuracies.values())}
+    return {"method": runs[0].method, "options": dict(runs[0].options), **means, "chosen": False}

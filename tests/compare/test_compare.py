@@ -76,7 +76,15 @@ def test_tuning_takes_what_the_validation_split_likes_best_and_can_be_taken_up_a
         assert chosen.items() <= json.loads(row["options"]).items()
     assert all(json.loads(c["options"])["temperature"] == 0.2 for c in candidates[5:])
     assert "chosen" in (out / "summary.md").read_text()
+    # What was chosen stays, also where other candidates would be chosen now, or none is asked for.
     before = table(out / "results.csv")
+    finish(start(out, "--methods", "vicreg", "--no-tune"))
+    assert "temperature 0.1" in (out / "summary.md").read_text()
+    process = start(out, "--methods", "vicreg", "--tune")
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 2 and "holds runs of vicreg that were not tuned" in stderr
+    for path in out.glob("runs/vicreg*/*"):
+        path.unlink()
     _, stderr = finish(start(out, *flags))
     assert "14 of 14 runs are done already" in stderr and "3 of 3 runs are done" in stderr
     assert table(out / "results.csv") == before
