@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hsplugin import losses
 from hsplugin.potential import log_mean_potential
+from hsplugin.potential.distributed import gather_rows
 
 try:
     from lightly.models.modules.memory_bank import MemoryBankModule
@@ -77,20 +78,23 @@ class AlignUniformLoss(losses.AlignUniformLoss):
             gather_distributed=gather_distributed,
             backend=backend,
         )
-        self.memory_bank = MemoryBankModule(
-            size=memory_bank_size,
-            gather_distributed=gather_distributed,
-            feature_dim_first=False,
-        )
+        self.memory_bank = MemoryBankModule(size=memory_bank_size, feature_dim_first=False)
         self.intra_batch = intra_batch
 
     def _is_plain(self) -> bool:
-        return super()._is_plain() and self.memory_bank.bank.numel() == 0
+        return super()._is_plain() and not self._has_bank()
+
+    def _has_bank(self) -> bool:
+        return self.memory_bank.bank.numel() > 0
 
     def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        _, bank = self.memory_bank(z_b, update=z_a.requires_grad)
-        if bank is None:
+        if not self._has_bank():
             return super()._uniform_term(z_a, z_b)
+        keys, training = z_b.detach(), z_a.requires_grad
+        if training and self._gathers():
+            # Lightly's own gathering takes it that all ranks have as many.
+            keys, _ = gather_rows(keys)
+        _, bank = self.memory_bank(keys, update=training)
         return log_mean_potential(
             z_a,
             self.t,

@@ -62,3 +62,26 @@ def test_memory_bank_stays_as_it_is_in_evaluation():
         normalize(z_a.double(), dim=1), 2.0, queue=before, intra_batch=False
     )
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def on_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.manual_seed(0)
+    criterion = AlignUniformLoss(memory_bank_size=(16, 6), gather_distributed=True)
+    queries, keys = torch.randn(2, 7, 6)
+    own = slice(0, 4) if rank == 0 else slice(4, 7)
+    value = criterion(queries[own].requires_grad_(), keys[own])
+    torch.save([value.detach(), criterion.memory_bank.bank, keys], f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_keys_of_uneven_ranks_join_the_bank_of_each(tmp_path):
+    torch.multiprocessing.spawn(on_rank, args=(str(tmp_path),), nprocs=2)
+    (value, bank, keys), (other_value, other_bank, _) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
+    )
+    torch.testing.assert_close(bank[:7], torch.nn.functional.normalize(keys, dim=1))
+    assert torch.equal(bank, other_bank) and torch.equal(value, other_value)
