@@ -191,8 +191,13 @@ def run(args: argparse.Namespace) -> int:
         files = "results.csv, history.csv, summary.md, plane.png, histograms.png"
         print(f"\n{table}\n\n{out}/: {files}{', tuning.csv' if args.tune else ''}")
     for failure in failures:
-        reason = f"{failure.settings.name} failed: {failure.reason}"
-        print(f"hsplugin compare: {reason} (see error.log in its folder)", file=sys.stderr)
+        # A run that was killed leaves no log; a candidate's is among those of the tuning.
+        log = next(out.glob(f"**/runs/{failure.settings.name}/error.log"), None)
+        see = f" (see {log})" if log else ""
+        print(
+            f"hsplugin compare: {failure.settings.name} failed: {failure.reason}{see}",
+            file=sys.stderr,
+        )
     return 1 if failures else 0
 
 
