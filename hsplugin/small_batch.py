@@ -19,14 +19,10 @@ from torch import Tensor
 
 from hsplugin.checks import SHORTEST_ROW, computing_dtype
 from hsplugin.potential import differentiable_once, is_traced
+from hsplugin.potential.few import LARGEST_EXPONENT, LEAST_SPREAD, MOST_ROWS
 
-# Beyond it the arithmetic decides, of which other ways need less.
-MOST_ROWS = 512
-# Up to here no weight comes near to what float32 cannot hold.
-LARGEST_T = 20.0
-# Uniformity over t, which is -2 at best, above which features lie so close together that products
-# of the rows as they are leave too little of their distances.
-LEAST_SPREAD = -0.1
+# 2t is the largest exponent there is.
+LARGEST_T = LARGEST_EXPONENT / 2
 
 
 def align_uniform_terms(
@@ -58,7 +54,7 @@ def align_uniform_terms(
         sums = weights.sum((1, 2)).tolist()
     n = len(z_a)
     uniform_a, uniform_b = (math.log(total / (n * (n - 1))) - 2 * t for total in sums)
-    if not max(uniform_a, uniform_b) < LEAST_SPREAD * t:
+    if not max(uniform_a, uniform_b) < LEAST_SPREAD * 2 * t:
         return None
     uniform = (uniform_a + uniform_b) / 2
     scales = [2 * t / total for total in sums]
@@ -91,7 +87,9 @@ class _Terms(torch.autograd.Function):
             ctx.save_for_backward(*views, x, norms, torch.bmm(weights, x), apart)
             ctx.factors = term_weights, x.new_tensor(scales).view(2, 1, 1)
         values = (term_weights[0] * align + term_weights[1] * uniform, align, uniform)
-        loss, align_value, uniform_value = (x.new_tensor(value) for value in values)
+        loss, align_value, uniform_value = (
+            torch.scalar_tensor(value, dtype=x.dtype, device="cpu") for value in values
+        )
         return loss, align_value, uniform_value
 
     @staticmethod

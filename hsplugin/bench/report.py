@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hsplugin.bench.contenders import CONTENDERS
-from hsplugin.bench.measuring import CEILINGS, Result, Setting
+from hsplugin.bench.measuring import CEILING, Result, Setting
 
 FIELDS = (
     *("device", "dtype", "n", "d", "t", "mode", "contender", "median_ms", "ratio"),
@@ -102,8 +102,7 @@ def table(results: list[Result]) -> str:
 def legend(names: list[str]) -> str:
     """What the columns and the contenders are."""
     lines = [f"  {name:15}{CONTENDERS[name].meaning}" for name in names]
-    lines += [f"  {CEILINGS[0]:15}the tiles' matrix products alone, by torch.mm"]
-    lines += [f"  {CEILINGS[1]:15}the same by the fastest product known here: the ceiling"]
+    lines += [f"  {CEILING:15}the tiles' matrix products alone, by torch.mm: the ceiling"]
     return (
         f"speed-up: over {names[0]}, median of paired runs; processor: the time that all threads "
         "had it;\nceiling: its time over the contender's; memory: peak above the features; "
@@ -126,7 +125,7 @@ def picture(results: list[Result], path: Path, title: str) -> None:
         for name in dict.fromkeys(result.contender for result in own):
             points = [(r.setting.n, 1e3 * r.median) for r in own if r.contender == name]
             ours = name in ("hsplugin", "our-loss")
-            style = ":" if name in CEILINGS else "-"
+            style = ":" if name == CEILING else "-"
             ax.loglog(
                 *zip(*sorted(points), strict=True),
                 style,

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from hsplugin.checks import check_compatible, check_features, check_positive, computing_dtype
 from hsplugin.errors import unknown
-from hsplugin.potential import attention, distributed, few, reference, tiled
+from hsplugin.potential import distributed, few, reference, tiled
 
 BACKENDS = ("auto", "reference", "tiled", "triton")
 
@@ -168,12 +168,6 @@ def _value_and_gradient(
     def accumulate(columns: Tensor, own_offset: int | None) -> tuple[Tensor, Tensor | None]:
         if n == 0:  # one of several ranks, of which the others have rows
             return rows.new_full((), -math.inf, dtype=torch.float64), None
-        if backend == "auto":
-            attended = attention.accumulate(
-                rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
-            )
-            if attended is not None:
-                return attended
         return engine.accumulate(  # type: ignore[no-any-return]
             rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
         )

@@ -1,8 +1,11 @@
-"""The potential of few rows on a CPU, where the number of calls decides, not the arithmetic."""
+r"""The potential of few rows on a CPU, where the number of calls decides, not the arithmetic.
+
+All weights come at once from the Gram matrix: :math:`w_{ij} = e^{2t\,x_i \cdot x_j - t\|x_i\|^2 -
+t\|x_j\|^2}`, where for rows of one length the last two terms are a constant.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -10,12 +13,15 @@ from torch import Tensor
 
 from hsplugin.checks import computing_dtype
 
-# Up to here the distances of torch.pdist take no longer than a matrix product and its remainder,
-# of which there is more with a gradient.
-FEW_ROWS = 128
-FEW_ROWS_FORWARD = 384
-# Exponentials of less come near to what float32 cannot hold, and are left to other engines.
-SMALLEST_EXPONENT = -80.0
+# Beyond it, half of the Gram matrix in tiles takes less time than all of it at once.
+MOST_ROWS = 640
+# Of 2t |x|^2: up to here no weight comes near to what float32 cannot hold.
+LARGEST_EXPONENT = 40.0
+# The potential over 2t |x|^2, at best -1, above which features lie so close together that products
+# of the rows as they are leave too little of their distances.
+LEAST_SPREAD = -0.05
+# By how many roundings the squares of lengths may differ that are taken to be the same.
+LENGTH_ROUNDINGS = 16
 # What the gradient is multiplied by has to fit into float32 too.
 LARGEST_FACTOR = 1e30
 
@@ -27,34 +33,32 @@ def value_and_gradient(
 
     Returns:
         A scalar and, if wanted, the gradient, both in the computing dtype; or None where there are
-        too many rows or one, weights could underflow, the gradient's factor overflow, or a feature
-        is NaN or infinite.
+        too many rows or one, they lie too far apart or too close together for their Gram matrix,
+        the gradient's factor could overflow, or a feature is NaN or infinite.
     """
     n = len(rows)
-    if not 2 <= n <= (FEW_ROWS if need_gradient else FEW_ROWS_FORWARD) or not rows.is_cpu:
+    if not 2 <= n <= MOST_ROWS or not rows.is_cpu:
         return None
     dtype = computing_dtype(rows.dtype)
     r = rows if rows.dtype == dtype else rows.to(dtype)
-    w = torch.pdist(r).square_().mul_(-t)
-    if not float(w.min()) > SMALLEST_EXPONENT:
+    w = torch.addmm(r.new_empty(1), r, r.T, beta=0, alpha=2 * t)
+    own = w.diagonal()
+    shortest, longest = map(float, own.aminmax())
+    if not longest <= LARGEST_EXPONENT:
         return None
-    total = float(w.exp_().sum())
-    if need_gradient and 2 * t > LARGEST_FACTOR * total:
+    log_scale = -(shortest + longest) / 2
+    if longest - shortest > LENGTH_ROUNDINGS * torch.finfo(dtype).eps * longest:
+        log_scale, bias = 0.0, own / -2
+        w.add_(bias).add_(bias.unsqueeze(1))
+    sums = w.exp_().fill_diagonal_(0).sum(dim=1)
+    total = float(sums.sum())
+    log_mean = math.log(total / (n * (n - 1))) + log_scale
+    if not log_mean < LEAST_SPREAD * longest or 4 * t > LARGEST_FACTOR * total:
         return None
-    value = torch.scalar_tensor(math.log(2 * total / (n * (n - 1))), dtype=dtype, device="cpu")
+    value = torch.scalar_tensor(log_mean, dtype=dtype, device="cpu")
     if not need_gradient:
         return value, None
-    # The diagonal holds some pair's weight, which the row's sum, taken off there, takes back. As
-    # the sum then multiplies the row itself, the product is sum_j w_ij (r_j - r_i).
-    w = w.index_select(0, _pair_of_each_entry(n)).view(n, n)
-    w.diagonal().sub_(w.sum(dim=1))
-    return value, torch.addmm(r, w, r, beta=0, alpha=2 * t / total)
-
-
-@functools.lru_cache(maxsize=16)
-def _pair_of_each_entry(n: int) -> Tensor:
-    """Where in the order of torch.pdist the pair of each entry of an n x n matrix is."""
-    i, j = torch.triu_indices(n, n, offset=1, device="cpu")
-    pairs = torch.zeros(n, n, dtype=torch.int64, device="cpu")
-    pairs[i, j] = pairs[j, i] = torch.arange(len(i), device="cpu")
-    return pairs.flatten()
+    # As the sum, taken off the diagonal, multiplies the row itself, the product of the weights
+    # with the rows is sum_j w_ij (r_j - r_i).
+    w.diagonal().sub_(sums)
+    return value, torch.addmm(r.new_empty(1), w, r, beta=0, alpha=4 * t / total)

@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 
 import hsplugin
-from hsplugin.potential import few, log_mean_potential, tiled
+from hsplugin.potential import log_mean_potential
 from tests import reference
 
 
@@ -90,16 +90,11 @@ def test_features_without_values_give_shapes(normalize):
         assert value.shape == () and x.grad.shape == (6, 4)
 
 
-@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("n", [20, 1000])
 def test_features_need_not_be_where_new_tensors_are_by_default(n):
-    few._pair_of_each_entry.cache_clear()
-    tiled._onednn.cache_clear()
-    onednn = tiled._onednn()
-    tiled._onednn.cache_clear()
     x = sphere(n, 4, torch.float32)
     with torch.device("meta"):
         within = reference.value_and_gradient(hsplugin.uniform_loss, x)
-        assert tiled._onednn() == onednn
     torch.testing.assert_close(within, reference.value_and_gradient(hsplugin.uniform_loss, x))
 
 
