@@ -36,7 +36,7 @@ def value_and_gradient(
         too many rows or one, they lie too far apart or too close together for their Gram matrix,
         the gradient's factor could overflow, or a feature is NaN or infinite.
     """
-    n = len(rows)
+    n = rows.shape[0]
     if not 2 <= n <= MOST_ROWS or not rows.is_cpu:
         return None
     dtype = computing_dtype(rows.dtype)
@@ -50,7 +50,9 @@ def value_and_gradient(
     if longest - shortest > LENGTH_ROUNDINGS * torch.finfo(dtype).eps * longest:
         log_scale, bias = 0.0, own / -2
         w.add_(bias).add_(bias.unsqueeze(1))
-    sums = w.exp_().fill_diagonal_(0).sum(dim=1)
+    w.exp_()
+    own.zero_()
+    sums = w.sum(dim=1)
     total = float(sums.sum())
     log_mean = math.log(total / (n * (n - 1))) + log_scale
     if not log_mean < LEAST_SPREAD * longest or 4 * t > LARGEST_FACTOR * total:
@@ -60,5 +62,5 @@ def value_and_gradient(
         return value, None
     # As the sum, taken off the diagonal, multiplies the row itself, the product of the weights
     # with the rows is sum_j w_ij (r_j - r_i).
-    w.diagonal().sub_(sums)
+    own.sub_(sums)
     return value, torch.addmm(r.new_empty(1), w, r, beta=0, alpha=4 * t / total)
