@@ -35,7 +35,8 @@ def machine(device: str) -> str:
         pass
     if device == "cuda":
         name = f"{torch.cuda.get_device_name()} beside {name}"
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
 
 
 def row(result: Result) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class GeometryMonitorMixin:
             compares all pairs, uses of a validation epoch.
         figures: Draw features of rank zero, positive distances and the way so far at the end of
             each epoch, into TensorBoard and W&B if they log the run, and into
-            ``<log directory>/<prefix>/epoch-0000.png``; of a validation, as ``val_figure`` and
-            into ``val-epoch-0000.png``.
+            ``<log directory>/<prefix>/epoch-0000-step-00000100.png``; of a validation, as
+            ``val_figure`` and into ``val-epoch-0000-step-00000100.png``.
         prog_bar: Show the epoch's values in the progress bar.
         strict: Raise what would be a warning.
 

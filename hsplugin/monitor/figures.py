@@ -68,7 +68,9 @@ def show(
     figure = draw(views, history)
     image = plots.png(figure)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stage.replace('_', '-')}epoch-{trainer.current_epoch:04d}.png"
+    # An epoch may validate several times.
+    when = f"epoch-{trainer.current_epoch:04d}-step-{trainer.global_step:08d}"
+    path = folder / f"{stage.replace('_', '-')}{when}.png"
     path.write_bytes(image)
     for logger in trainer.loggers:
         # By name, because each Lightning namespace has its own classes and neither may be there.

@@ -94,9 +94,7 @@ class _Tiles:
             tile.sub_(self.largest)
         if self.own_offset is not None:
             own = self.own_offset + i * self.row_step - j * self.column_step
-            if own == 0 and tile.shape[0] == tile.shape[1]:
-                tile.fill_diagonal_(-math.inf)
-            elif -tile.shape[0] < own < tile.shape[1]:
+            if -len(r) < own < len(c):
                 tile.diagonal(own).fill_(-math.inf)
         return tile
 

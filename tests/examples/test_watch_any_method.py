@@ -53,7 +53,7 @@ def test_values_are_printed_and_drawn_each_epoch(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in lines] == ["epoch 0", "epoch 1"]
     assert all("alignment 0." in line and "uniformity -" in line for line in lines)
     drawn = sorted(path.name for path in (tmp_path / "geometry").iterdir())
-    assert drawn == ["epoch-0000.png", "epoch-0001.png"]
+    assert drawn == ["epoch-0000-step-00000004.png", "epoch-0001-step-00000008.png"]
 
 
 @pytest.mark.slow

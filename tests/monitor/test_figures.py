@@ -101,7 +101,7 @@ def test_an_epoch_is_drawn_to_a_file_also_in_two_dimensions(tmp_path: Path) -> N
         monitor = GeometryMonitor(every_n_steps=1, figures=True, strict=True, prefix="shape")
         fit(Recipe(dim=dim), [monitor], default_root_dir=folder)
         files = sorted(path.name for path in (folder / "shape").iterdir())
-        assert files == ["epoch-0000.png", "epoch-0001.png"]
+        assert files == ["epoch-0000-step-00000005.png", "epoch-0001-step-00000010.png"]
 
 
 def test_a_validation_is_drawn_with_its_own_trajectory(tmp_path: Path) -> None:
@@ -114,13 +114,25 @@ def test_a_validation_is_drawn_with_its_own_trajectory(tmp_path: Path) -> None:
     module = Validated()
     fit(module, [monitor], validation=loader(seed=3), default_root_dir=tmp_path)
     files = sorted(path.name for path in (tmp_path / "geometry").iterdir())
-    stages = ("epoch-", "val-epoch-")
-    assert files == [f"{stage}000{epoch}.png" for stage in stages for epoch in range(2)]
+    names = ["epoch-0000-step-00000005.png", "epoch-0001-step-00000010.png"]
+    assert files == [*names, *(f"val-{name}" for name in names)]
     assert [row["epoch"] for row in monitor.validation_history] == [0, 1]
     for epoch, row in enumerate(monitor.validation_history):
         pairs = module.validated[5 * epoch : 5 * epoch + 5]
         distances = [(unit(a) - unit(b)).square().sum(dim=1) for a, b in pairs]
         assert row["alignment"] == pytest.approx(float(torch.cat(distances).mean()), rel=1e-4)
+
+
+def test_each_of_the_validations_of_an_epoch_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    from hsplugin_lightly import GeometryMonitor
+
+    from tests.monitor.recipes import Validated, fit, loader
+
+    options = {"val_check_interval": 2, "max_epochs": 1, "default_root_dir": tmp_path}
+    fit(Validated(), [GeometryMonitor(figures=True)], validation=loader(seed=3), **options)
+    files = sorted(path.name for path in (tmp_path / "geometry").glob("val-*"))
+    assert files == [f"val-epoch-0000-step-0000000{step}.png" for step in (2, 4)]
 
 
 def test_a_figure_that_fails_is_no_reason_to_doubt_the_values(tmp_path: Path) -> None:
