@@ -1,7 +1,8 @@
-"""Tile sizes of the Triton kernels: the largest that spill no register on any device served.
+"""Tile sizes of the Triton kernels: the largest that spill no register on compute 8.0 and 9.0.
 
 Chosen by ahead-of-time compilation alone; none of them has been timed. All fit the shared memory
-of the smallest of these devices, 99 KiB.
+of the smallest devices that run what is compiled for 8.0, 99 KiB. Compiled by hand with Triton 3.8,
+none spills on 10.0 either; on 12.0 the fused kernel of width 32 keeps 8 bytes in memory.
 """
 
 from __future__ import annotations

@@ -236,6 +236,47 @@ def test_strided_and_expanded_views():
         assert value.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="takes memory that only a host lends untouched")
+def test_features_of_more_numbers_than_32_bits_count():
+    n, d, block = 2**20 + 256, 2048, 128
+    x = features(block, d, torch.float16)
+    pairs = object.__new__(triton._Pairs)  # what it prepares would touch all rows
+    pairs.precision, pairs.width = "fp16", d
+    pairs.columns = torch.empty(n, d, dtype=x.dtype)
+    pairs.columns[-block:] = x
+    bias, weights = torch.empty(n), torch.empty(block, block)
+    bias[-block:] = -x.double().square().sum(1)
+    pull, sums = torch.empty(n, d), torch.empty(n, dtype=torch.float64)
+    pull[-block:], sums[-block:] = 0, 0
+    last = n - block
+    blocks = triton.exponent_blocks("fp16", d)
+    triton.kernels.weights_kernel[(1, 1)](
+        pairs.columns,
+        pairs.columns,
+        bias,
+        bias,
+        weights,
+        torch.zeros(1, dtype=torch.float64),
+        0,
+        2.0,
+        d,
+        last,
+        last,
+        1,
+        block,
+        BLOCK=blocks.m,
+        BLOCK_D=blocks.d,
+        OWN=True,
+        PRECISION="fp16",
+        **blocks.options(),
+    )
+    pairs._apply_weights(weights, pull, sums, last, last, block, block, transposed=False)
+    # To base two, t = 1 over the logarithm of e.
+    w = (-torch.cdist(x.double(), x.double()).square()).exp2().fill_diagonal_(0)
+    torch.testing.assert_close(sums[last:], w.sum(1), rtol=2**-10, atol=0)
+    torch.testing.assert_close(pull[last:].double(), w @ x.double(), rtol=2**-10, atol=2**-10)
+
+
 class LargestTensor(TorchDispatchMode):
     """Notes the size of the largest tensor that any operation of torch returns."""
 
