@@ -15,19 +15,26 @@ from torch import Tensor
 # Rows shorter than this have no direction worth following; the derivative of the direction, which
 # is one over the length, would be all that an optimiser sees.
 SHORTEST_ROW = 1e-6
+# What exponents and gradients are multiplied by, up to 4t, has to fit into float32.
+T_LIMIT = 1e37
 
 
 def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
     """Refuse anything but a floating (N, d) tensor with N >= ``min_rows`` and d >= 1.
 
     Raises:
-        TypeError: If it is no tensor, or a tensor of integers, booleans or complex numbers.
+        TypeError: If it is no dense tensor, or one of integers, booleans or complex numbers.
         ValueError: If its shape is wrong or it has too few rows.
     """
     if not isinstance(features, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor of features, got {type(features).__name__}; "
             f"convert it with torch.as_tensor"
+        )
+    if features.layout != torch.strided:
+        raise TypeError(
+            f"{name} must be a dense tensor of features, got layout {features.layout}; "
+            f"convert it with .to_dense()"
         )
     if not features.is_floating_point():
         raise TypeError(
@@ -100,6 +107,21 @@ def check_positive(name: str, value: object) -> float:
     number = check_number(name, value)
     if number <= 0:
         raise ValueError(f"{name} must be above 0, got {value}")
+    return number
+
+
+def check_t(t: object) -> float:
+    """Return the inverse width of a Gaussian as a float.
+
+    Raises:
+        TypeError: If it is no real number.
+        ValueError: If it is not above zero and at most 1e37.
+    """
+    number = check_positive("t", t)
+    if number > T_LIMIT:
+        raise ValueError(
+            f"t must be at most {T_LIMIT:g} for float32 to hold what it multiplies, got {t}"
+        )
     return number
 
 

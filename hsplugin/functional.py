@@ -69,11 +69,11 @@ def uniform_loss(
 
     Does not normalise; on unit vectors the value lies in [-4t, 0] and less is better. Its infimum
     over distributions on the sphere is :func:`uniformity_optimum`; the estimate from a small
-    batch can fall below that. Exact for every t > 0, in O(N d) memory.
+    batch can fall below that. Exact for every t, in O(N d) memory.
 
     Args:
         x: Features, shape (N, d).
-        t: Inverse width of the Gaussian, above 0.
+        t: Inverse width of the Gaussian, above 0 and at most 1e37.
         queue: Further features (K, d) without gradient, as of a memory bank. The mean is then over
             the N K pairs of x and queue and, if ``intra_batch``, the N (N - 1) / 2 within x.
         intra_batch: Whether pairs within x count when there is a queue.
@@ -84,7 +84,8 @@ def uniform_loss(
 
     Raises:
         TypeError: If the features are not floating-point tensors of one dtype, or t no number.
-        ValueError: If a shape is wrong, there are no pairs, t <= 0, or the options contradict.
+        ValueError: If a shape is wrong, there are no pairs, t is out of range, or the options
+            contradict.
 
     Example:
         >>> import torch
@@ -116,6 +117,22 @@ def uniformity_optimum(dim: int, t: float = 2.0) -> float:
     if dim < 1:
         raise ValueError(f"dim must be at least 1, got {dim}")
     t = check_positive("t", t)
+    order = dim / 2 - 1
+    if t > max(100, order**2 / 20):
+        # The expansion of the Bessel function I_order(2t) for large arguments (DLMF 10.40.1), as
+        # the series below would take t steps.
+        total = term = 1.0
+        k = 0
+        while abs(term) > 1e-17:
+            k += 1
+            term *= ((2 * k - 1) ** 2 - 4 * order**2) / (16 * t * k)
+            total += term
+        return (
+            math.lgamma(dim / 2)
+            - order * math.log(t)
+            - math.log(4 * math.pi * t) / 2
+            + math.log(total)
+        )
     # The series sum_k t^(2k) / (k! (dim/2)_k) has positive terms that grow until k (k + dim/2) =
     # t^2, so k < t; summed relative to its largest term it neither overflows nor cancels.
     largest = log_sum = 0.0

@@ -15,6 +15,7 @@ from hsplugin.checks import (
     check_number,
     check_pair,
     check_positive,
+    check_t,
     computing_dtype,
 )
 from hsplugin.functional import pair_distances
@@ -146,7 +147,7 @@ class UniformLoss(_SphereLoss):
     Given two views it is the mean of both, as in the paper's training loss.
 
     Args:
-        t: Inverse width of the Gaussian, above 0.
+        t: Inverse width of the Gaussian, above 0 and at most 1e37.
         normalize: Whether to scale features to unit length first.
         gather_distributed: Take the pairs over the batches of every rank; value and, after DDP's
             averaging, gradient are those of one process with the whole batch.
@@ -154,7 +155,7 @@ class UniformLoss(_SphereLoss):
 
     Raises:
         TypeError: If t is no number.
-        ValueError: If t <= 0, the backend is unknown, or torch.distributed is missing.
+        ValueError: If t is out of range, the backend is unknown, or torch.distributed is missing.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class UniformLoss(_SphereLoss):
         backend: str = "auto",
     ) -> None:
         super().__init__(normalize, gather_distributed)
-        self.t = check_positive("t", t)
+        self.t = check_t(t)
         self.backend = check_backend(backend)
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:
@@ -208,7 +209,7 @@ class AlignUniformLoss(_SphereLoss):
         align_weight: Weight w_a of alignment.
         uniform_weight: Weight w_u of uniformity.
         alpha: Exponent of alignment, above 0.
-        t: Inverse width of the Gaussian in uniformity, above 0.
+        t: Inverse width of the Gaussian in uniformity, above 0 and at most 1e37.
         normalize: Whether to scale features to unit length first.
         gather_distributed: Let both terms reach over the batches of every rank; value and, after
             DDP's averaging, gradient are those of one process with the whole batch.
@@ -247,7 +248,7 @@ class AlignUniformLoss(_SphereLoss):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}")
         self.alpha = check_positive("alpha", alpha)
-        self.t = check_positive("t", t)
+        self.t = check_t(t)
         self.backend = check_backend(backend)
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:

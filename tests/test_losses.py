@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
@@ -81,7 +81,17 @@ def test_optimum_is_the_hypergeometric_function(dim, t):
     assert hsplugin.uniformity_optimum(dim, t) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("t", [0.5, 2.0, 100.0, 1000.0])
+@given(dim=st.integers(1, 4096), t=st.floats(15, 1e6))
+@settings(max_examples=50, deadline=None)
+def test_optimum_is_the_bessel_function(dim, t):
+    order = dim / 2 - 1
+    scaled = scipy.special.ive(order, 2 * t)
+    assume(scaled > 1e-300)
+    expected = math.lgamma(dim / 2) - order * math.log(t) + math.log(scaled)
+    assert hsplugin.uniformity_optimum(dim, t) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0, 100.0, 1000.0, 1e37])
 def test_optimum_on_the_sphere_in_space_has_a_closed_form(t):
     # On S^2 the inner product is uniform on [-1, 1]: mean e^(-2t + 2tu) = (1 - e^(-4t)) / 4t.
     expected = math.log1p(-math.exp(-4 * t)) - math.log(4 * t)
@@ -139,6 +149,7 @@ X, Y = views(4, 3, torch.float32, 0)
         (lambda: hsplugin.AlignUniformLoss()(X[:1], Y[:1]), ValueError, "takes two"),
         (lambda: hsplugin.AlignUniformLoss()(X[:0], Y[:0]), ValueError, "z_a has 0 row"),
         (lambda: hsplugin.AlignUniformLoss(t=0), ValueError, "t must be above 0"),
+        (lambda: hsplugin.AlignUniformLoss(t=2e38), ValueError, "t must be at most 1e.37"),
         (lambda: hsplugin.AlignUniformLoss(alpha=-1), ValueError, "alpha must be above 0"),
         (lambda: hsplugin.AlignUniformLoss(align_weight=-1), ValueError, "align_weight must be 0"),
         (lambda: hsplugin.AlignUniformLoss(uniform_weight="1"), TypeError, "uniform_weight must"),
@@ -148,6 +159,7 @@ X, Y = views(4, 3, torch.float32, 0)
         (lambda: hsplugin.align_loss(X, Y, 0), ValueError, "alpha must be above 0"),
         (lambda: hsplugin.align_loss(X, Y[:2]), ValueError, "x and y must be two views"),
         (lambda: hsplugin.align_loss(X.int(), Y.int()), TypeError, "x must hold real"),
+        (lambda: hsplugin.uniform_loss(X.to_sparse()), TypeError, "x must be a dense tensor"),
         (lambda: hsplugin.uniformity_optimum(0), ValueError, "dim must be at least 1"),
         (lambda: hsplugin.uniformity_optimum(2.5), TypeError, "dim must be an integer"),
     ],

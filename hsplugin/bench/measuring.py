@@ -105,8 +105,8 @@ def measure(setting: Setting, names: list[str], seconds: float) -> list[Result]:
     for _ in range(rounds):
         # What ran just before decides how warm the caches are, which is half of a small batch.
         for name in shuffled.sample(order, len(order)):
-            seconds, processor = _timed(steps[name], setting.device)
-            results[name].seconds.append(seconds)
+            clock, processor = _timed(steps[name], setting.device)
+            results[name].seconds.append(clock)
             results[name].processor.append(processor)
     ceiling = results[CEILING].median
     first = results[names[0]]
@@ -176,9 +176,9 @@ def _free_bytes(device: str) -> float:
 
 
 def _products(x: Tensor, *, backward: bool) -> Callable[[], None]:
-    """The products of the tiled engine over its tiles and nothing else: three a pair, or one.
+    """The products over the tiled engine's tiles and nothing else: three a pair, or one.
 
-    A device's kernels multiply half precision as it is, a CPU in float32.
+    Half precision is multiplied as a device's kernels do, as it is, and on a CPU in float32.
     """
     x = x if x.is_cuda else x.to(computing_dtype(x.dtype))
     step, _ = tiled.tile_shape(x, x, symmetric=True)

@@ -60,7 +60,7 @@ def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
 
     Raises:
         TypeError: If features is no floating-point tensor.
-        ValueError: If the shape is wrong, t <= 0, or a value is NaN or infinite.
+        ValueError: If the shape is wrong, t is out of range, or a value is NaN or infinite.
 
     Example:
         >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hsplugin.checks import check_features, check_positive
+from hsplugin.checks import check_features, check_t
 from hsplugin.functional import uniformity_optimum
 from hsplugin.losses import normalize as unit_rows
 from hsplugin.metrics.base import GeometryMetric
@@ -58,7 +58,7 @@ class Uniformity(GeometryMetric):
     ``compute`` takes O(max_samples^2 d) time and returns float32 unless features are float64.
 
     Args:
-        t: Inverse width of the Gaussian, above 0.
+        t: Inverse width of the Gaussian, above 0 and at most 1e37.
         max_samples: How many rows are kept, at least 2 (on each rank, and after merging).
         normalize: Whether to scale features to unit length first.
         seed: Chooses another sample.
@@ -67,7 +67,7 @@ class Uniformity(GeometryMetric):
 
     Raises:
         TypeError: If t is no number.
-        ValueError: If t <= 0, max_samples < 2, or the backend is unknown.
+        ValueError: If t is out of range, max_samples < 2, or the backend is unknown.
 
     Example:
         >>> metric = Uniformity(t=2.0)
@@ -95,7 +95,7 @@ class Uniformity(GeometryMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.t = check_positive("t", t)
+        self.t = check_t(t)
         if max_samples < 2:
             raise ValueError(f"max_samples must be at least 2, got {max_samples}")
         self.max_samples = max_samples

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from hsplugin.checks import check_compatible, check_features, check_positive, computing_dtype
+from hsplugin.checks import check_compatible, check_features, check_t, computing_dtype
 from hsplugin.errors import unknown
 from hsplugin.potential import distributed, few, reference, tiled
 
@@ -50,7 +50,7 @@ def log_mean_potential(
 
     Args:
         x: Features, shape (N, d).
-        t: Inverse width of the Gaussian, above 0.
+        t: Inverse width of the Gaussian, above 0 and at most 1e37.
         queue: Features (K, d) that take no gradient, of x's dtype and device.
         intra_batch: Whether pairs within x count when there is a queue.
         include_self: Whether each row also pairs with itself.
@@ -64,11 +64,11 @@ def log_mean_potential(
 
     Raises:
         TypeError: If x or queue is no floating-point tensor, their dtypes differ, or t no number.
-        ValueError: If a shape or device is wrong, there are no pairs, t <= 0, the backend is
-            unknown or cannot take these features, or options contradict each other.
+        ValueError: If a shape or device is wrong, there are no pairs, t is out of range, the
+            backend is unknown or cannot take these features, or options contradict each other.
         RuntimeError: If differentiated twice, or in forward mode.
     """
-    t = check_positive("t", t)
+    t = check_t(t)
     if backend != "auto":
         check_backend(backend)
     if gather_distributed and distributed.world_size() > 1:

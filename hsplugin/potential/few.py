@@ -17,8 +17,8 @@ from hsplugin.checks import computing_dtype
 MOST_ROWS = 640
 # Of 2t |x|^2: up to here no weight comes near to what float32 cannot hold.
 LARGEST_EXPONENT = 40.0
-# The potential over 2t |x|^2, at best -1, above which features lie so close together that products
-# of the rows as they are leave too little of their distances.
+# The potential over 2t |x|^2, -1 for many rows in all directions, above which they lie so close
+# together that products of the rows as they are leave too little of their distances.
 LEAST_SPREAD = -0.05
 # By how many roundings the squares of lengths may differ that are taken to be the same.
 LENGTH_ROUNDINGS = 16

@@ -36,5 +36,6 @@ def accumulate(
     if not need_gradient:
         return log_sum, None
     w = (log_w - log_sum).exp()
+    w /= w.sum()  # of huge exponents the logarithm of a sum is rounded to their largest
     pull = w @ c - w.sum(dim=1, keepdim=True) * r
     return log_sum, pull.to(computing_dtype(rows.dtype))

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from hsplugin.checks import computing_dtype
 
-# What a tile may take: on a CPU it should stay in the cache between its product, its exponential
-# and the products with it; elsewhere its work should outweigh the launching of it.
+# What a tile takes: on a CPU it should stay in the cache between its product, its exponential and
+# the products with it; elsewhere its work should outweigh the launching of it.
 CPU_TILE_BYTES_PER_THREAD = 3 * 2**18
 DEVICE_TILE_BYTES = 2**26
-# Products of smaller matrices are slower, and powers of two fall on the same lines of the cache.
+# But products of smaller matrices are slower.
 LEAST_SIDE = 576
 # Sums of exponentials down to these exponents lose nothing to underflow.
 SMALLEST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
@@ -24,51 +24,51 @@ def accumulate(
 ) -> tuple[Tensor, Tensor | None]:
     r"""Sum the weights of all pairs; see :func:`hsplugin.potential.reference.accumulate`.
 
-    With u the features less their mean, the exponent of a pair is :math:`2t\,u_i \cdot u_j -
-    t\|u_i\|^2 - t\|u_j\|^2`. Taking the mean off leaves distances as they are, while the products
-    that they are computed from get no larger than need be, which is what their rounding depends
-    on. In the self set, a tile off the diagonal serves its rows and, transposed, its columns.
+    With u the features less their mean and times :math:`\sqrt{2t}`, the exponent of a pair is
+    :math:`u_i \cdot u_j - \|u_i\|^2 / 2 - \|u_j\|^2 / 2`. Taking the mean off leaves distances as
+    they are, while the products that they are computed from get no larger than need be, which is
+    what their rounding depends on. In the self set, a tile off the diagonal serves its rows and,
+    transposed, its columns.
     """
     dtype = computing_dtype(rows.dtype)
     symmetric = own_offset == 0 and rows is columns
+    scale = math.sqrt(2 * t)
     c = columns.to(dtype)
     centre = c.mean(dim=0)
-    c = c - centre
-    r = c if symmetric else rows.to(dtype) - centre
-    tiles = _Tiles(r, c, t, own_offset, symmetric)
+    c = (c - centre).mul_(scale)
+    r = c if symmetric else (rows.to(dtype) - centre).mul_(scale)
+    tiles = _Tiles(r, c, own_offset, symmetric)
 
     sums, pull = r.new_zeros(len(r)), torch.zeros_like(r) if need_gradient else None
     sums_of = sums.split(tiles.row_step)
-    pull_of = () if pull is None else pull.split(tiles.row_step)
+    pull_of = None if pull is None else pull.split(tiles.row_step)
     for i, r_i in enumerate(tiles.rows):
         for j in tiles.columns_beside(i):
             w = tiles.exponents(i, j).exp_()
             sums_of[i].add_(w.sum(dim=1))
-            if pull_of:
+            if pull_of is not None:
                 pull_of[i].addmm_(w, tiles.columns[j])
             if symmetric and j > i:
                 sums_of[j].add_(w.sum(dim=0))
-                if pull_of:
+                if pull_of is not None:
                     pull_of[j].addmm_(w.T, r_i)
     total = sums.sum(dtype=torch.float64)
     log_sum = total.log() if tiles.largest is None else total.log() + tiles.largest
     if pull is None:
         return log_sum, None
     pull.addcmul_(sums.unsqueeze(1), r, value=-1)
-    return log_sum, pull.div_(total.to(dtype))
+    return log_sum, pull.div_((total * scale).to(dtype))
 
 
 class _Tiles:
     """The exponents of all pairs, block of rows by block of columns."""
 
-    def __init__(
-        self, r: Tensor, c: Tensor, t: float, own_offset: int | None, symmetric: bool
-    ) -> None:
-        self.t, self.own_offset, self.symmetric = t, own_offset, symmetric
+    def __init__(self, r: Tensor, c: Tensor, own_offset: int | None, symmetric: bool) -> None:
+        self.own_offset, self.symmetric = own_offset, symmetric
         self.largest: Tensor | None = None
         self.row_step, self.column_step = tile_shape(r, c, symmetric=symmetric)
-        c_bias = torch.linalg.vecdot(c, c).mul_(-t)
-        r_bias = c_bias if symmetric else torch.linalg.vecdot(r, r).mul_(-t)
+        c_bias = torch.linalg.vecdot(c, c).div_(-2)
+        r_bias = c_bias if symmetric else torch.linalg.vecdot(r, r).div_(-2)
         self.rows, self.row_bias = r.split(self.row_step), r_bias.split(self.row_step)
         self.columns, self.column_bias = self.rows, self.row_bias
         if not symmetric:
@@ -87,8 +87,10 @@ class _Tiles:
         """The exponents of one tile, where those of the tile before were."""
         r, c = self.rows[i], self.columns[j]
         tile = self._tile[: len(r) * len(c)].view(len(r), len(c))
-        torch.addmm(self.column_bias[j], r, c.T, alpha=2 * self.t, out=tile)
-        tile.add_(self.row_bias[i].unsqueeze(1))
+        # In this order, and with features scaled before, both ways round a pair are rounded alike:
+        # where t is large, rows that all but touch would else not pull at each other equally.
+        torch.add(self.row_bias[i].unsqueeze(1), self.column_bias[j], out=tile)
+        tile.addmm_(r, c.T)
         if self.largest is not None:
             # Off each exponent and not off a bias, or rounding would make the largest another.
             tile.sub_(self.largest)

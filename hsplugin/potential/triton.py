@@ -170,7 +170,9 @@ def accumulate(
     with device:
         pairs = _Pairs(rows, columns, t, own_offset)
         shift = pairs.shift()
-        pairs.row_bias = pairs.row_bias - shift
+        # By halves, or both ways round a pair would not be rounded alike.
+        pairs.row_bias = pairs.row_bias - shift / 2
+        pairs.column_bias = pairs.column_bias - shift / 2
         if not need_gradient:
             total, pull = pairs.reduce().sum(), None
         elif pairs.width <= WIDEST_FUSED[pairs.precision]:

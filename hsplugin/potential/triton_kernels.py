@@ -81,8 +81,8 @@ def tile_exponents(
         r = tl.load(r_pointers + start)
         c = tl.load(c_pointers + start)
         products = product(r, tl.trans(c), products, PRECISION)
-    exponents = products * scale + tl.load(column_bias + j)[None, :]
-    exponents += tl.load(row_bias + i)[:, None]
+    biases = tl.load(row_bias + i)[:, None] + tl.load(column_bias + j)[None, :]
+    exponents = products * scale + biases
     return without_own(exponents, i, j, own_offset, OWN)
 
 
@@ -195,9 +195,8 @@ def fused_kernel(
         j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         c = tl.load(columns + j[:, None].to(tl.int64) * D + k[None, :])
         zeros = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        exponents = product(r, tl.trans(c), zeros, PRECISION) * scale
-        exponents += tl.load(column_bias + j)[None, :]
-        exponents += r_bias[:, None]
+        biases = r_bias[:, None] + tl.load(column_bias + j)[None, :]
+        exponents = product(r, tl.trans(c), zeros, PRECISION) * scale + biases
         w = tl.exp2(without_own(exponents, i, j, own_offset, OWN))
         total += tl.sum(w, 1).to(tl.float64)
         w = rounded_weights(w, PRECISION)

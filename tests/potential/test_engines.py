@@ -104,8 +104,40 @@ def test_agrees_with_the_definition(engine, mode, n, d, t, dtype, kind, layout, 
     # their differences is up to four times R^2.
     rounding = 32 + 2 * d**0.5
     error = UNIT_ROUNDOFF[dtype] * (rounding * t * (radius**2 + radius) + abs(expected.item()) + 16)
+    error += 2.0**-48  # of the definition itself, whose sum is rounded too
     assert abs(value.item() - expected.item()) <= error
     rounded = UNIT_ROUNDOFF[dtype] if dtype == torch.float64 else torch.finfo(dtype).eps / 2
     scale = 4 * t * (radius + 1)
     gradient_error = (leaf.grad.cpu().double() - expected_gradient).abs().max().item()
     assert gradient_error <= scale * (4 * error + 4 * rounded)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("n", "d"), [(2, 19), (30, 130), (256, 128), (700, 40)])
+@pytest.mark.parametrize("t", [1e4, 1e6])
+def test_rows_that_all_but_touch_pull_at_each_other_alike(engine, n, d, t):
+    """Only their pair weighs, however far its exponent is rounded: the gradient is exact."""
+    for seed in range(5):
+        lengths = torch.linspace(0.5, 1, n).roll(seed).unsqueeze(1)
+        x = lengths * features(n, d, seed, "sphere").float()
+        x[-1] = x[0] + 1e-2 * features(1, d, seed + 9, "sphere").float()
+        leaf = x.to(DEVICE if engine == "triton" else "cpu").requires_grad_()
+        log_mean_potential(leaf, t, backend=engine).backward()
+        first, last = leaf.grad[0].cpu(), leaf.grad[-1].cpu()
+        expected = -2 * t * (x[0].double() - x[-1].double())
+        assert (first.double() - expected).norm() <= 1e-3 * expected.norm()
+        assert (first + last).norm() <= 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("engine", ["reference", "tiled", "auto"])
+@pytest.mark.parametrize(("size", "t"), [(3e19, 1e-38), (3e19, 1e-6), (1e-19, 1e37), (1.0, 1e37)])
+def test_features_and_t_at_the_ends_of_their_range(engine, size, t):
+    x = (size * features(20, 8, 0, "sphere")).float()
+    expected, expected_gradient = reference.value_and_gradient(
+        lambda z: reference.log_mean_potential(z, t), x.double()
+    )
+    value, gradient = reference.value_and_gradient(
+        lambda z: log_mean_potential(z, t, backend=engine), x
+    )
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (gradient.double() - expected_gradient).norm() <= 1e-4 * expected_gradient.norm()

@@ -26,7 +26,7 @@ def test_tiles_agree_with_the_definition(monkeypatch, dtype, t, n):
     monkeypatch.setattr(tiled, "CPU_TILE_BYTES_PER_THREAD", 1)
     monkeypatch.setattr(tiled, "LEAST_SIDE", 128)
     x, queue = sphere(n, 19), sphere(391, 19, seed=1)
-    tolerance = {torch.float32: 3e-7, torch.float64: 1e-13}[dtype] * (1 + t)
+    tolerance = {torch.float32: 8e-7, torch.float64: 1e-13}[dtype] * (1 + t)
     for options in ({}, {"queue": queue}, {"queue": queue, "intra_batch": False}):
         expected, expected_gradient = reference.value_and_gradient(
             lambda z, options=options: reference.log_mean_potential(z, t, **options), x
