@@ -33,7 +33,8 @@ def normalize(x: Tensor) -> Tensor:
     r"""Scale each row to unit length: :math:`x_i / \|x_i\|_2`, with a bounded gradient.
 
     Rows shorter than 1e-6 are left as they are, so that a zero row stays zero and passes its
-    gradient on unchanged instead of multiplied by one over its length. NaN stays NaN.
+    gradient on unchanged instead of multiplied by one over its length. NaN stays NaN, and rows too
+    long for the dtype to hold their squares, 1.8e19 in float32, become it.
 
     Args:
         x: Features, shape (N, d), of any floating dtype.
@@ -43,6 +44,7 @@ def normalize(x: Tensor) -> Tensor:
     """
     x = x.to(computing_dtype(x.dtype))
     norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    norms = norms + 0 * norms  # of an infinite one NaN, or finite rows would become zero
     return x / norms.masked_fill(norms < SHORTEST_ROW, 1.0)
 
 

@@ -133,6 +133,16 @@ def test_losses_turn_nan_and_infinity_into_nan(bad):
         assert terms.loss.isnan() and terms.uniform.isnan() and terms.align.isnan()
 
 
+@pytest.mark.parametrize("n", [5, 700])  # small batches go another way
+def test_rows_too_long_to_have_a_length_become_nan_and_not_zero(n):
+    x, y = sphere(n, 3, torch.float32), sphere(n, 3, torch.float32, seed=1)
+    x[1] *= 3e19
+    leaf = x.requires_grad_()
+    loss = hsplugin.AlignUniformLoss()(leaf, y)
+    loss.backward()
+    assert loss.isnan() and leaf.grad.isnan().any()
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("kind", ["duplicates", "zeros", "one zero row", "collapse"])
 def test_degenerate_features_have_finite_values_and_bounded_gradients(alpha, kind):
