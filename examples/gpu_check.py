@@ -1,8 +1,9 @@
 """One call on a machine with a GPU: check the CUDA path, time it beside its peers, write it down.
 
 In order, until the minutes are over: the tests of the Triton engine on the device; the rates that
-the device reaches in copies and matrix products; value and gradient by each contender, compared
-with float64; one million rows. Whatever fails or finds no time is noted and the rest goes on.
+the device reaches in copies and matrix products; value and gradient by the kernels and their peers,
+compared with float64, from batches as in training to a million rows. Each contender has a process
+of its own at each size: what fails, crashes, hangs or finds no time is noted and the rest goes on.
 
     python examples/gpu_check.py --minutes 9 --out gpu_check
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import json
 import math
 import os
 import statistics
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -38,13 +40,21 @@ T = 2.0
 # Dtype of the features, and torch's setting for products of float32.
 PRECISIONS = {
     "bfloat16": (torch.bfloat16, "highest"),
+    "float16": (torch.float16, "highest"),
     "tf32": (torch.float32, "high"),
     "float32": (torch.float32, "highest"),
 }
 # Rows that differ, the others being copies of them, so that float64 knows the value of any number.
 DISTINCT = 8192
-MODES = ("forward", "forward+backward")
-FIRST, LAST = ("triton", "attention", "sdpa"), ("tiled", "keops")
+CLUSTERS = 10
+MODES = ("forward+backward", "forward")
+PEERS = ("attention", "sdpa", "tiled", "keops")
+# What a batch of usual size would be computed by without this package.
+SMALL_PEERS = ("tiled", "gram", "pdist")
+# The widest features for which torch's compiler has tiles that fit.
+WIDEST_ATTENTION = 256
+# Seconds after which a contender is stopped at one size.
+LONGEST = 150
 
 
 @dataclass
@@ -87,10 +97,18 @@ def sdpa(x: Tensor, t: float) -> Tensor:
 
 
 def base_rows(n: int, d: int) -> Tensor:
-    """The unit rows (m, d) of which n rows are copies; m divides n."""
+    """The unit rows (m, d) of which n rows are copies, in clusters; m divides n.
+
+    Pulls of rows in all directions would cancel, and errors of them with them.
+    """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(math.gcd(n, DISTINCT), d, generator=generator)
-    return torch.nn.functional.normalize(x, dim=1)
+    m = math.gcd(n, DISTINCT)
+    centres, apart = (
+        torch.randn(CLUSTERS, d, generator=generator),
+        torch.randn(m, d, generator=generator),
+    )
+    x = torch.nn.functional.normalize(centres[torch.arange(m) % CLUSTERS], dim=1)
+    return torch.nn.functional.normalize(x + 0.2 * apart / d**0.5, dim=1)
 
 
 def expected(base: Tensor, n: int) -> tuple[float, Tensor]:
@@ -153,7 +171,7 @@ def measured(name: str, row: Row, device: str, seconds: float) -> Row:
     torch.set_float32_matmul_precision(setting)
     assert row.n is not None and row.d is not None
     base = base_rows(row.n, row.d).to(device, dtype)
-    backward = row.mode == MODES[1]
+    backward = row.mode == MODES[0]
     x = base.repeat(row.n // len(base), 1).requires_grad_(backward)
     function = sdpa if name == "sdpa" else CONTENDERS[name].function
 
@@ -165,7 +183,7 @@ def measured(name: str, row: Row, device: str, seconds: float) -> Row:
             value.backward()
         return value
 
-    value = float(step())
+    value = float(step().detach())
     if name != "sdpa":
         exact_value, exact_gradient = expected(base, row.n)
         row.value_error = abs(value - exact_value)
@@ -206,20 +224,76 @@ def kept(row: Row, work: Callable[[], Row], rows: list[Row], args: argparse.Name
     if args.clock.left() <= 0:
         row.note = "no time left"
     else:
-        try:
-            row = work()
-        except Exception as error:  # whatever it is, the rest shall still be measured
-            text = str(error).strip() or "failed"
-            row.note = f"{type(error).__name__}: {text.splitlines()[0][:200]}"
-    rows.append(row)
-    print(*(v for v in asdict(row).values() if v not in (None, "")), flush=True)
+        row = done(row, work)
+    keep([row], rows, args)
+
+
+def done(row: Row, work: Callable[[], Row]) -> Row:
+    """What the work returns, or the row with why it returned nothing."""
+    try:
+        return work()
+    except Exception as error:  # whatever it is, the rest shall still be measured
+        text = str(error).strip() or "failed"
+        row.note = f"{type(error).__name__}: {text.splitlines()[0][:200]}"
+        return row
+
+
+def keep(new: list[Row], rows: list[Row], args: argparse.Namespace) -> None:
+    """Add to the results and write them all down."""
+    rows += new
+    for row in new:
+        print(*(v for v in asdict(row).values() if v not in (None, "")), flush=True)
     with (args.out / "gpu_check.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(r) for r in rows)
     (args.out / "summary.md").write_text(summary(rows, args.device))
-    if args.device == "cuda":
-        torch.cuda.empty_cache()
+
+
+def planned(name: str, n: int, d: int) -> list[Row]:
+    """The rows to be measured of one contender at one size."""
+    modes = MODES[1:] if name == "sdpa" else MODES
+    return [Row(name, n, d, precision, mode) for precision in PRECISIONS for mode in modes]
+
+
+def measure_all(name: str, n: int, d: int, args: argparse.Namespace) -> None:
+    """Measure one contender at one size, one line of JSON after the other as each is known."""
+    failed: str | None = None
+    for row in planned(name, n, d):
+        if row.precision == failed:
+            row.note = "not tried, as it failed with the gradient"
+        else:
+            row = done(row, functools.partial(measured, name, row, args.device, args.seconds))
+            failed = row.precision if row.note else None
+        with args.lines.open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+
+
+def measured_apart(name: str, n: int, d: int, args: argparse.Namespace) -> list[Row]:
+    """The rows of one contender at one size, by a process that may crash or hang."""
+    rows = planned(name, n, d)
+    if args.clock.left() <= 0:
+        return noted(rows, "no time left")
+    if name == "attention" and d > WIDEST_ATTENTION and args.device == "cuda":
+        return noted(rows, f"torch has no tiles of flex_attention for d above {WIDEST_ATTENTION}")
+    lines = args.out / "part.jsonl"
+    lines.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--measure", name, "--sizes", f"{n}x{d}"]
+    command += ["--device", args.device, "--seconds", str(args.seconds), "--lines", str(lines)]
+    command += ["--out", str(args.out)]
+    try:
+        run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=LONGEST)
+        why = f"exit {run.returncode}: {(run.stderr.strip().splitlines() or [''])[-1][:200]}"
+    except subprocess.TimeoutExpired:
+        why = f"not done after {LONGEST} s"
+    known = lines.read_text().splitlines() if lines.exists() else []
+    lines.unlink(missing_ok=True)
+    return [Row(**json.loads(line)) for line in known] + noted(rows[len(known) :], why)
+
+
+def noted(rows: list[Row], note: str) -> list[Row]:
+    """The rows with a note each."""
+    return [replace(row, note=note) for row in rows]
 
 
 def summary(rows: list[Row], device: str) -> str:
@@ -234,6 +308,10 @@ def summary(rows: list[Row], device: str) -> str:
     lines += ["", "| rows | features | mode | by | ms | MiB | error | gradient | of the products |"]
     lines += ["|---|---|---|---|---:|---:|---:|---:|---:|"]
     rates = {r.precision: r.rate for r in rows if r.what == "product" and r.rate}
+    if (
+        "tf32" in rates and "float32" in rates
+    ):  # three products in tf32 make one to float32 accuracy
+        rates["float32"] = max(rates["float32"], rates["tf32"] / 3)
     for r in rows:
         if r.n is None or r.d is None:
             continue
@@ -241,7 +319,7 @@ def summary(rows: list[Row], device: str) -> str:
         if r.median_ms is None:
             lines.append(f"{start}| {r.note.replace('|', '/')} | | | | |")
             continue
-        products = (3 if r.mode == MODES[1] else 1) * r.n**2 * r.d
+        products = (3 if r.mode == MODES[0] else 1) * r.n**2 * r.d
         rate = rates.get(r.precision)
         share = f"{products * 1e-9 / rate / r.median_ms:.0%}" if rate else ""
         cells = [f"{r.median_ms:.3f}", _text(r.peak_mib, ".0f"), _text(r.value_error, ".1e")]
@@ -251,7 +329,9 @@ def summary(rows: list[Row], device: str) -> str:
         "",
         "Of the products: the time of N^2 d flop, three times that with the gradient, at ",
     ]
-    lines[-1] += "the measured rate of the precision, over the time taken."
+    lines[-1] += (
+        "the measured rate of the precision (float32: tf32 / 3 if more), over the time taken."
+    )
     lines += ["", *(f"- {line}" for line in _targets(rows)), ""]
     return "\n".join(lines)
 
@@ -261,10 +341,10 @@ def _targets(rows: list[Row]) -> list[str]:
     times = {(r.what, r.n, r.d, r.precision, r.mode): r.median_ms for r in rows if r.median_ms}
     lines = []
     for (what, n, d, precision, mode), ms in times.items():
-        if what != "triton" or mode != MODES[1]:
+        if what != "triton" or mode != MODES[0]:
             continue
         for peer in ("attention", "sdpa"):
-            own = times.get((peer, n, d, precision, MODES[0]))
+            own = times.get((peer, n, d, precision, MODES[1]))
             if own:
                 lines.append(f"{n} x {d} {precision}: {ms / own:.2f} of one forward of {peer}")
     return lines
@@ -279,15 +359,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["65536x128", "16384x2048"], metavar="NxD")
     parser.add_argument("--large", nargs="*", default=["1048576x128"], metavar="NxD")
+    parser.add_argument("--more", nargs="*", default=["65536x64", "65536x256"], metavar="NxD")
+    parser.add_argument("--small", nargs="*", default=["512x128", "2048x128"], metavar="NxD")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing is begun")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of repeating a measurement")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of repeating a measurement")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--contenders", nargs="+", default=FIRST + LAST, choices=FIRST + LAST)
+    names = ("triton", *dict.fromkeys(PEERS + SMALL_PEERS))
+    parser.add_argument("--contenders", nargs="+", default=names, choices=names)
     parser.add_argument("--no-tests", action="store_true", help="only measure")
     parser.add_argument("--out", type=Path, default=Path("gpu_check"))
+    parser.add_argument("--measure", choices=names, help=argparse.SUPPRESS)
+    parser.add_argument("--lines", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --device cpu with small --sizes tries the script")
+    sizes, large, more, small = (
+        [tuple(map(int, size.split("x"))) for size in group]
+        for group in (args.sizes, args.large, args.more, args.small)
+    )
+    if args.measure:
+        measure_all(args.measure, *sizes[0], args)
+        return
     args.clock = Clock(time.perf_counter() + 60 * args.minutes)
     args.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -298,19 +390,14 @@ def main() -> None:
         row = Row("copy") if name == "copy" else Row("product", precision=name)
         work = functools.partial(ceiling, name, args.device, args.seconds)
         kept(row, work, rows, args)
-    sizes = [tuple(map(int, size.split("x"))) for size in args.sizes]
-    large = [tuple(map(int, size.split("x"))) for size in args.large]
-    plan = [(name, size) for size in sizes for name in FIRST]
-    plan += [("triton", size) for size in large]
-    plan += [(name, size) for size in sizes for name in LAST]
-    for name, (n, d) in plan:
-        if name not in args.contenders:
-            continue
-        for precision in PRECISIONS:
-            for mode in MODES[:1] if name == "sdpa" else reversed(MODES):
-                row = Row(name, n, d, precision, mode)
-                work = functools.partial(measured, name, row, args.device, args.seconds)
-                kept(row, work, rows, args)
+    plan = [("triton", *size) for size in sizes + large]
+    plan += [(name, *size) for name in PEERS[:2] for size in sizes]
+    plan += [(name, *size) for size in small for name in ("triton", *SMALL_PEERS)]
+    plan += [("triton", *size) for size in more]
+    plan += [(name, *size) for name in PEERS[2:] for size in sizes]
+    for name, n, d in plan:
+        if name in args.contenders:
+            keep(measured_apart(name, n, d, args), rows, args)
     print(f"\n{summary(rows, args.device)}\nwrote {args.out}/gpu_check.csv and summary.md")
 
 

@@ -148,7 +148,8 @@ def _flex_attention(n: int) -> tuple[Any, Any]:
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> Any:
         return flex_attention(q, k, v, block_mask=mask, scale=scale, return_lse=True)
 
-    return torch.compile(attend), create_block_mask(others, None, None, n, n, device="cuda")
+    make_mask = torch.compile(create_block_mask)  # as it is, it makes an n x n matrix on the way
+    return torch.compile(attend), make_mask(others, None, None, n, n, device="cuda")
 
 
 def _attention(x: Tensor, t: float) -> Tensor:

@@ -6,7 +6,8 @@ every run, whether or not torch.use_deterministic_algorithms is on:
 - *Forward only* (metrics, no gradient), any d: a sum a program over tiles of pairs, of the self
   set only those with I <= J.
 - *Fused*, d up to 128, or 64 in float32: a program holds a strip of rows and its pull and walks
-  over the columns, as attention does over keys.
+  over the columns, as attention does over keys; over at most 65536 of them a launch, as tensor
+  cores round each addition to the pull towards zero, all in one direction.
 - *Panels*, larger d: the weights of at most 4096 x 4096 pairs are written down, then multiplied
   with the columns and, transposed, with the rows. The self set's weights outside the panels on the
   diagonal are computed once for both of their rows.
@@ -24,8 +25,8 @@ float16   exact products, float32 sums    weights rounded to tf32, 2^-11: float1
 tf32 is taken where torch's own setting for matrix products permits it. float32 features are centred
 first, as distances stay the same while their products, and so the rounding, get smaller.
 Half-precision features are not, as that would round them: their exponents carry an error of about
-2^-22 t |x|^2 however close together they lie. Weights are summed in float32 within a tile and in
-float64 over tiles.
+2^-22 t |x|^2, and in proportion more where d is above 128, however close together they lie. Weights
+are summed in float32 within a tile and in float64 over tiles.
 
 Where 4 t max|x|^2 is so large that weights would underflow, the largest exponent is found first and
 divided out, at the cost of one more forward. The device decides so; the host never waits for it.
@@ -34,7 +35,7 @@ value may come out infinite, where the tiled engine's is finite.
 
 Memory beyond the features: a padded copy of each set, the pull in float32 (of sets below 65536
 rows, as many copies of it as fill 65536 rows at most), and for panels 64 MiB of weights; a second
-pull where it has to be cut out of the padding.
+pull beside more than 65536 columns, or where it has to be cut out of the padding.
 
 Predictions, *unmeasured*: value and gradient on one H100 at its ceilings of 800 TFLOP/s (bfloat16),
 400 (tf32, of which tf32x3 takes three products for one), 3.6e12 exponentials and 3 TB a second.
@@ -108,6 +109,8 @@ SMALLEST_EXPONENT = -110.0
 PANEL = 4096
 # Columns are split until so many rows times splits are under way.
 SPLIT_ROWS = 65536
+# Columns over which tensor cores add up a pull, each addition rounded towards zero.
+LONGEST_WALK = 65536
 # Norms are taken of so many numbers at once, as torch first copies them to float64.
 NORM_SIZE = 2**22
 LOG2_E = math.log2(math.e)
@@ -199,7 +202,7 @@ class _Pairs:
         self.own_offset = own_offset or 0
         self.symmetric = own_offset == 0 and rows is columns
         # The scale as the kernels get it, so that scale and biases agree on one t.
-        self.scale = torch.tensor(2 * t * LOG2_E, dtype=torch.float32).item()
+        self.scale = torch.tensor(2 * t * LOG2_E, dtype=torch.float32, device="cpu").item()
         self.width = padded_width(self.precision, rows.shape[1])
         centre = columns.mean(dim=0) if self.precision in ("tf32", "tf32x3") else None
         self.columns, self.column_bias = self._prepared(columns, centre)
@@ -219,13 +222,13 @@ class _Pairs:
             padded[:n, :d] = features
         else:
             torch.sub(features, centre, out=padded[:n, :d])
-            if self.precision == "tf32":
-                # Of x - (1 + 2^13) x only the upper bits last: 11 of 24 remain in the sum.
-                multiple = padded * (1 + 2**13)
-                padded.sub_(multiple).add_(multiple)
         bias = padded.new_full((len(padded),), -torch.inf, dtype=torch.float32)
         step = max(1, NORM_SIZE // self.width)
         for block, block_bias in zip(padded[:n].split(step), bias.split(step), strict=False):
+            if self.precision == "tf32":
+                # Of x - (1 + 2^13) x only the upper bits last: 11 of 24 remain in the sum.
+                multiple = block * (1 + 2**13)
+                block.sub_(multiple).add_(multiple)
             radius = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
             block_bias[: len(block)] = radius.square_().mul_(-self.scale / 2)
         return padded, bias
@@ -274,24 +277,34 @@ class _Pairs:
         n = len(self.rows)
         column_tiles = len(self.columns) // blocks.n
         splits, tiles_per_split = _splits(SPLIT_ROWS, n, column_tiles)
-        pull = self.rows.new_empty(splits, n, self.width, dtype=torch.float32)
-        totals = self.rows.new_empty(splits, n, dtype=torch.float64)
-        kernels.fused_kernel[(n // blocks.m, splits)](
-            *self._operands(),
-            pull,
-            totals,
-            self.own_offset,
-            self.scale,
-            column_tiles,
-            tiles_per_split,
-            D=self.width,
-            BLOCK_M=blocks.m,
-            BLOCK_N=blocks.n,
-            OWN=self.own,
-            PRECISION=self.precision,
-            **blocks.options(),
-        )
-        return totals.sum(), pull[0] if splits == 1 else pull.sum(0)
+        sums: list[Tensor] = []
+        pull: Tensor | None = None
+        walk = max(1, LONGEST_WALK // blocks.n)
+        for start in range(0, tiles_per_split, walk):
+            part = self.rows.new_empty(splits, n, self.width, dtype=torch.float32)
+            totals = self.rows.new_empty(splits, n, dtype=torch.float64)
+            kernels.fused_kernel[(n // blocks.m, splits)](
+                *self._operands(),
+                part,
+                totals,
+                self.own_offset,
+                self.scale,
+                column_tiles,
+                tiles_per_split,
+                start,
+                walk,
+                D=self.width,
+                BLOCK_M=blocks.m,
+                BLOCK_N=blocks.n,
+                OWN=self.own,
+                PRECISION=self.precision,
+                **blocks.options(),
+            )
+            part = part[0] if splits == 1 else part.sum(0)
+            pull = part if pull is None else pull.add_(part)
+            sums.append(totals.sum())
+        assert pull is not None
+        return torch.stack(sums).sum(), pull
 
     def panels(self) -> tuple[Tensor, Tensor]:
         """Sum of the weights, and the pull times it, by panels of weights written down."""
@@ -325,9 +338,7 @@ class _Pairs:
                     PRECISION=self.precision,
                     **blocks.options(),
                 )
-                self._apply_weights(weights, pull, sums, i, j, height, width, transposed=False)
-                if mirrored:
-                    self._apply_weights(weights, pull, sums, j, i, width, height, transposed=True)
+                self._apply_weights(weights, pull, sums, i, j, height, width, mirrored)
         return totals.sum(), pull.addcmul_(self.rows, sums.float().unsqueeze(1), value=-1)
 
     def _apply_weights(
@@ -339,11 +350,12 @@ class _Pairs:
         j: int,
         height: int,
         width: int,
-        *,
-        transposed: bool,
+        mirrored: bool,
     ) -> None:
         blocks = pull_blocks(self.precision)
-        kernels.apply_kernel[(self.width // blocks.d, height // blocks.m)](
+        ways = 2 if mirrored else 1
+        strips = max(height, width if mirrored else 0) // blocks.m
+        kernels.apply_kernel[(self.width // blocks.d, strips, ways)](
             weights,
             self.columns,
             pull,
@@ -351,12 +363,13 @@ class _Pairs:
             self.width,
             i,
             j,
+            height,
             width,
             weights.stride(0),
             BLOCK_M=blocks.m,
             BLOCK_K=blocks.n,
             BLOCK_D=blocks.d,
-            TRANSPOSED=transposed,
+            MIRRORED=mirrored,
             PRECISION=self.precision,
             **blocks.options(),
         )

@@ -63,7 +63,7 @@ def fused_blocks(precision: str, width: int, capability: int) -> Blocks:
         return Blocks(128, 32 if narrow else 64, width, 8, 2 if width == 128 else 3)
     if precision == "tf32":
         wide = width == 64 and hopper
-        return Blocks(64 if width == 128 else 128, 64 if wide else 32, width, 8, 2)
+        return Blocks(128 if hopper or width < 128 else 64, 64 if wide else 32, width, 8, 2)
     if width == 64 and not hopper:
         return Blocks(64, 16, width, 8, 2)
     return Blocks(64, 32, width, 4, 2)

@@ -157,7 +157,7 @@ def reduce_kernel(
         tl.store(partials + position, tl.sum(total, 0))
 
 
-@triton.jit(do_not_specialize=["own_offset", "column_tiles", "tiles_per_split"])
+@triton.jit(do_not_specialize=["own_offset", "column_tiles", "tiles_per_split", "start", "walk"])
 def fused_kernel(
     rows,
     columns,
@@ -169,16 +169,19 @@ def fused_kernel(
     scale,
     column_tiles,
     tiles_per_split,
+    start,
+    walk,
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     OWN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Sums and pull of a strip of rows over a split of the columns, d held whole.
+    """Sums and pull of a strip of rows over part of a split of the columns, d held whole.
 
-    The pull of a row takes the sum of its weights as rounded, so that rounding changes how much a
-    pair weighs but never makes a row pull at itself.
+    The part is the ``walk`` tiles from the split's tile ``start`` on. The pull of a row takes the
+    sum of its weights as rounded, so that rounding changes how much a pair weighs but never makes
+    a row pull at itself.
     """
     strip = tl.program_id(0)
     split = tl.program_id(1)
@@ -190,13 +193,20 @@ def fused_kernel(
     weighted = tl.zeros([BLOCK_M, D], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float64)
     rounded_total = tl.zeros([BLOCK_M], tl.float64)
-    first = split * tiles_per_split
-    for tile in range(first, tl.minimum(first + tiles_per_split, column_tiles)):
+    first = split * tiles_per_split + start
+    last = tl.minimum(tl.minimum((split + 1) * tiles_per_split, column_tiles), first + walk)
+    for tile in range(first, last):
         j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         c = tl.load(columns + j[:, None].to(tl.int64) * D + k[None, :])
+        if c.dtype == tl.float32:
+            # Tensor cores want it in another layout than below, and only what is loaded for one
+            # layout is loaded ahead of its use.
+            c_transposed = tl.load(columns + j[None, :].to(tl.int64) * D + k[:, None])
+        else:
+            c_transposed = tl.trans(c)
         zeros = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         biases = r_bias[:, None] + tl.load(column_bias + j)[None, :]
-        exponents = product(r, tl.trans(c), zeros, PRECISION) * scale + biases
+        exponents = product(r, c_transposed, zeros, PRECISION) * scale + biases
         w = tl.exp2(without_own(exponents, i, j, own_offset, OWN))
         total += tl.sum(w, 1).to(tl.float64)
         w = rounded_weights(w, PRECISION)
@@ -255,8 +265,8 @@ def weights_kernel(
     tl.store(weights + m[:, None] * stride + n[None, :], rounded_weights(w, PRECISION))
 
 
-@triton.jit(do_not_specialize=["i_start", "j_start", "count"])
-def apply_kernel(
+@triton.jit
+def apply_one_way(
     weights,
     columns,
     pull,
@@ -298,3 +308,65 @@ def apply_kernel(
     if tl.program_id(0) == 0:
         s_pointers = sums + i_start + m
         tl.store(s_pointers, tl.load(s_pointers) + total)
+
+
+@triton.jit(do_not_specialize=["i_start", "j_start", "height", "width"])
+def apply_kernel(
+    weights,
+    columns,
+    pull,
+    sums,
+    d,
+    i_start,
+    j_start,
+    height,
+    width,
+    stride,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Apply a panel of weights (height, width) to its rows and, if mirrored, to its columns.
+
+    Both ways in one launch, by programs of their own, or narrow features would leave half of the
+    device without work.
+    """
+    m = tl.program_id(1) * BLOCK_M
+    if tl.program_id(2) == 0:
+        if m < height:
+            apply_one_way(
+                weights,
+                columns,
+                pull,
+                sums,
+                d,
+                i_start,
+                j_start,
+                width,
+                stride,
+                BLOCK_M,
+                BLOCK_K,
+                BLOCK_D,
+                False,
+                PRECISION,
+            )
+    elif MIRRORED:  # noqa: SIM102 (Triton joins no constant with what is computed)
+        if m < width:
+            apply_one_way(
+                weights,
+                columns,
+                pull,
+                sums,
+                d,
+                j_start,
+                i_start,
+                height,
+                stride,
+                BLOCK_M,
+                BLOCK_K,
+                BLOCK_D,
+                True,
+                PRECISION,
+            )

@@ -103,6 +103,8 @@ def test_agrees_with_the_definition(engine, mode, n, d, t, dtype, kind, layout, 
     # Of a sum of d terms, and points are twice the radius apart: the running sum of the squares of
     # their differences is up to four times R^2.
     rounding = 32 + 2 * d**0.5
+    if engine == "triton" and dtype.itemsize == 2:  # tensor cores round each addition towards zero
+        rounding += d / 8
     error = UNIT_ROUNDOFF[dtype] * (rounding * t * (radius**2 + radius) + abs(expected.item()) + 16)
     error += 2.0**-48  # of the definition itself, whose sum is rounded too
     assert abs(value.item() - expected.item()) <= error

@@ -154,10 +154,12 @@ def test_norms_of_blocks_of_rows_meet_without_gap_or_overlap(n, monkeypatch):
     check(x, features(70, 20, torch.float32, seed=1), 2.0, None)
 
 
+@pytest.mark.parametrize("walk", [1, 80, 10**6])
 @pytest.mark.parametrize("split_rows", [1, 10**6])
 @pytest.mark.parametrize("n", [380, 500])
-def test_splits_meet_without_gap_or_overlap(n, split_rows, monkeypatch):
+def test_splits_meet_without_gap_or_overlap(n, split_rows, walk, monkeypatch):
     monkeypatch.setattr(triton, "SPLIT_ROWS", split_rows)
+    monkeypatch.setattr(triton, "LONGEST_WALK", walk)
     x = features(n, 6, torch.float32)
     check(x, x, 2.0, 0)
     check(features(200, 6, torch.float32, seed=1), x, 2.0, None)
@@ -270,7 +272,7 @@ def test_features_of_more_numbers_than_32_bits_count():
         PRECISION="fp16",
         **blocks.options(),
     )
-    pairs._apply_weights(weights, pull, sums, last, last, block, block, transposed=False)
+    pairs._apply_weights(weights, pull, sums, last, last, block, block, mirrored=False)
     # To base two, t = 1 over the logarithm of e.
     w = (-torch.cdist(x.double(), x.double()).square()).exp2().fill_diagonal_(0)
     torch.testing.assert_close(sums[last:], w.sum(1), rtol=2**-10, atol=0)

@@ -61,7 +61,9 @@ def launches(precision: str, capability: int):
                         **common,
                         "pull": "*fp32",
                         "totals": "*fp64",
-                        **dict.fromkeys(("column_tiles", "tiles_per_split"), "i32"),
+                        **dict.fromkeys(
+                            ("column_tiles", "tiles_per_split", "start", "walk"), "i32"
+                        ),
                     },
                     {"D": width, "BLOCK_M": blocks.m, "BLOCK_N": blocks.n, "OWN": own},
                     blocks,
@@ -96,7 +98,7 @@ def launches(precision: str, capability: int):
             blocks,
         )
     blocks = pull_blocks(precision)
-    for transposed in (True, False):
+    for mirrored in (True, False):
         yield (
             kernels.apply_kernel,
             {
@@ -104,13 +106,13 @@ def launches(precision: str, capability: int):
                 "columns": features,
                 "pull": "*fp32",
                 "sums": "*fp64",
-                **dict.fromkeys(("d", "i_start", "j_start", "count", "stride"), "i32"),
+                **dict.fromkeys(("d", "i_start", "j_start", "height", "width", "stride"), "i32"),
             },
             {
                 "BLOCK_M": blocks.m,
                 "BLOCK_K": blocks.n,
                 "BLOCK_D": blocks.d,
-                "TRANSPOSED": transposed,
+                "MIRRORED": mirrored,
             },
             blocks,
         )
