@@ -103,10 +103,8 @@ def base_rows(n: int, d: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     m = math.gcd(n, DISTINCT)
-    centres, apart = (
-        torch.randn(CLUSTERS, d, generator=generator),
-        torch.randn(m, d, generator=generator),
-    )
+    centres = torch.randn(CLUSTERS, d, generator=generator)
+    apart = torch.randn(m, d, generator=generator)
     x = torch.nn.functional.normalize(centres[torch.arange(m) % CLUSTERS], dim=1)
     return torch.nn.functional.normalize(x + 0.2 * apart / d**0.5, dim=1)
 
