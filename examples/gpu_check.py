@@ -48,13 +48,15 @@ PRECISIONS = {
 DISTINCT = 8192
 CLUSTERS = 10
 MODES = ("forward+backward", "forward")
-PEERS = ("attention", "sdpa", "tiled", "keops")
+FUSED_PEERS, OTHER_PEERS = ("attention", "sdpa"), ("tiled", "keops")
 # What a batch of usual size would be computed by without this package.
 SMALL_PEERS = ("tiled", "gram", "pdist")
 # The widest features for which torch's compiler has tiles that fit.
 WIDEST_ATTENTION = 256
 # Seconds after which a contender is stopped at one size.
 LONGEST = 150
+# What a contender's process has measured so far, in the folder of results.
+LINES = "part.jsonl"
 
 
 @dataclass
@@ -222,11 +224,11 @@ def kept(row: Row, work: Callable[[], Row], rows: list[Row], args: argparse.Name
     if args.clock.left() <= 0:
         row.note = "no time left"
     else:
-        row = done(row, work)
+        row = attempted(row, work)
     keep([row], rows, args)
 
 
-def done(row: Row, work: Callable[[], Row]) -> Row:
+def attempted(row: Row, work: Callable[[], Row]) -> Row:
     """What the work returns, or the row with why it returned nothing."""
     try:
         return work()
@@ -261,9 +263,9 @@ def measure_all(name: str, n: int, d: int, args: argparse.Namespace) -> None:
         if row.precision == failed:
             row.note = "not tried, as it failed with the gradient"
         else:
-            row = done(row, functools.partial(measured, name, row, args.device, args.seconds))
+            row = attempted(row, functools.partial(measured, name, row, args.device, args.seconds))
             failed = row.precision if row.note else None
-        with args.lines.open("a") as file:
+        with (args.out / LINES).open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
 
 
@@ -274,11 +276,10 @@ def measured_apart(name: str, n: int, d: int, args: argparse.Namespace) -> list[
         return noted(rows, "no time left")
     if name == "attention" and d > WIDEST_ATTENTION and args.device == "cuda":
         return noted(rows, f"torch has no tiles of flex_attention for d above {WIDEST_ATTENTION}")
-    lines = args.out / "part.jsonl"
+    lines = args.out / LINES
     lines.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--measure", name, "--sizes", f"{n}x{d}"]
-    command += ["--device", args.device, "--seconds", str(args.seconds), "--lines", str(lines)]
-    command += ["--out", str(args.out)]
+    command += ["--device", args.device, "--seconds", str(args.seconds), "--out", str(args.out)]
     try:
         run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=LONGEST)
         why = f"exit {run.returncode}: {(run.stderr.strip().splitlines() or [''])[-1][:200]}"
@@ -306,9 +307,7 @@ def summary(rows: list[Row], device: str) -> str:
     lines += ["", "| rows | features | mode | by | ms | MiB | error | gradient | of the products |"]
     lines += ["|---|---|---|---|---:|---:|---:|---:|---:|"]
     rates = {r.precision: r.rate for r in rows if r.what == "product" and r.rate}
-    if (
-        "tf32" in rates and "float32" in rates
-    ):  # three products in tf32 make one to float32 accuracy
+    if {"tf32", "float32"} <= rates.keys():  # three products in tf32 make one to float32 accuracy
         rates["float32"] = max(rates["float32"], rates["tf32"] / 3)
     for r in rows:
         if r.n is None or r.d is None:
@@ -325,11 +324,9 @@ def summary(rows: list[Row], device: str) -> str:
         lines.append(f"{start}| {' | '.join(cells)} |")
     lines += [
         "",
-        "Of the products: the time of N^2 d flop, three times that with the gradient, at ",
+        "Of the products: the time of N^2 d flop, three times that with the gradient, at the "
+        "measured rate of the precision (float32: tf32 / 3 if more), over the time taken.",
     ]
-    lines[-1] += (
-        "the measured rate of the precision (float32: tf32 / 3 if more), over the time taken."
-    )
     lines += ["", *(f"- {line}" for line in _targets(rows)), ""]
     return "\n".join(lines)
 
@@ -341,7 +338,7 @@ def _targets(rows: list[Row]) -> list[str]:
     for (what, n, d, precision, mode), ms in times.items():
         if what != "triton" or mode != MODES[0]:
             continue
-        for peer in ("attention", "sdpa"):
+        for peer in FUSED_PEERS:
             own = times.get((peer, n, d, precision, MODES[1]))
             if own:
                 lines.append(f"{n} x {d} {precision}: {ms / own:.2f} of one forward of {peer}")
@@ -362,12 +359,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing is begun")
     parser.add_argument("--seconds", type=float, default=0.5, help="of repeating a measurement")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    names = ("triton", *dict.fromkeys(PEERS + SMALL_PEERS))
+    names = ("triton", *dict.fromkeys(FUSED_PEERS + OTHER_PEERS + SMALL_PEERS))
     parser.add_argument("--contenders", nargs="+", default=names, choices=names)
     parser.add_argument("--no-tests", action="store_true", help="only measure")
     parser.add_argument("--out", type=Path, default=Path("gpu_check"))
     parser.add_argument("--measure", choices=names, help=argparse.SUPPRESS)
-    parser.add_argument("--lines", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --device cpu with small --sizes tries the script")
@@ -389,10 +385,10 @@ def main() -> None:
         work = functools.partial(ceiling, name, args.device, args.seconds)
         kept(row, work, rows, args)
     plan = [("triton", *size) for size in sizes + large]
-    plan += [(name, *size) for name in PEERS[:2] for size in sizes]
+    plan += [(name, *size) for name in FUSED_PEERS for size in sizes]
     plan += [(name, *size) for size in small for name in ("triton", *SMALL_PEERS)]
     plan += [("triton", *size) for size in more]
-    plan += [(name, *size) for name in PEERS[2:] for size in sizes]
+    plan += [(name, *size) for name in OTHER_PEERS for size in sizes]
     for name, n, d in plan:
         if name in args.contenders:
             keep(measured_apart(name, n, d, args), rows, args)

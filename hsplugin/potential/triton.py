@@ -173,9 +173,9 @@ def accumulate(
     with device:
         pairs = _Pairs(rows, columns, t, own_offset)
         shift = pairs.shift()
-        # By halves, or both ways round a pair would not be rounded alike.
-        pairs.row_bias = pairs.row_bias - shift / 2
-        pairs.column_bias = pairs.column_bias - shift / 2
+        half = shift / 2  # off both, or both ways round a pair would not be rounded alike
+        pairs.row_bias = pairs.row_bias - half
+        pairs.column_bias = pairs.column_bias - half
         if not need_gradient:
             total, pull = pairs.reduce().sum(), None
         elif pairs.width <= WIDEST_FUSED[pairs.precision]:
@@ -277,15 +277,14 @@ class _Pairs:
         n = len(self.rows)
         column_tiles = len(self.columns) // blocks.n
         splits, tiles_per_split = _splits(SPLIT_ROWS, n, column_tiles)
-        sums: list[Tensor] = []
-        pull: Tensor | None = None
-        walk = max(1, LONGEST_WALK // blocks.n)
-        for start in range(0, tiles_per_split, walk):
-            part = self.rows.new_empty(splits, n, self.width, dtype=torch.float32)
+        walk = LONGEST_WALK // blocks.n
+
+        def walked(start: int) -> tuple[Tensor, Tensor]:
+            pull = self.rows.new_empty(splits, n, self.width, dtype=torch.float32)
             totals = self.rows.new_empty(splits, n, dtype=torch.float64)
             kernels.fused_kernel[(n // blocks.m, splits)](
                 *self._operands(),
-                part,
+                pull,
                 totals,
                 self.own_offset,
                 self.scale,
@@ -300,11 +299,14 @@ class _Pairs:
                 PRECISION=self.precision,
                 **blocks.options(),
             )
-            part = part[0] if splits == 1 else part.sum(0)
-            pull = part if pull is None else pull.add_(part)
-            sums.append(totals.sum())
-        assert pull is not None
-        return torch.stack(sums).sum(), pull
+            return totals.sum(), pull[0] if splits == 1 else pull.sum(0)
+
+        total, pull = walked(0)
+        for start in range(walk, tiles_per_split, walk):
+            more, part = walked(start)
+            total += more
+            pull += part
+        return total, pull
 
     def panels(self) -> tuple[Tensor, Tensor]:
         """Sum of the weights, and the pull times it, by panels of weights written down."""
@@ -354,8 +356,7 @@ class _Pairs:
     ) -> None:
         blocks = pull_blocks(self.precision)
         ways = 2 if mirrored else 1
-        strips = max(height, width if mirrored else 0) // blocks.m
-        kernels.apply_kernel[(self.width // blocks.d, strips, ways)](
+        kernels.apply_kernel[(self.width // blocks.d, height // blocks.m, ways)](
             weights,
             self.columns,
             pull,
@@ -369,7 +370,6 @@ class _Pairs:
             BLOCK_M=blocks.m,
             BLOCK_K=blocks.n,
             BLOCK_D=blocks.d,
-            MIRRORED=mirrored,
             PRECISION=self.precision,
             **blocks.options(),
         )

@@ -325,48 +325,45 @@ def apply_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    MIRRORED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Apply a panel of weights (height, width) to its rows and, if mirrored, to its columns.
+    """Apply a panel of weights (height, width) to its rows and, if the grid has it, to its columns.
 
-    Both ways in one launch, by programs of their own, or narrow features would leave half of the
-    device without work.
+    The second way is that of the programs with 1 in the grid's third dimension, in one launch with
+    the first, or narrow features would leave half of the device without work. A panel that is
+    applied both ways is at least as high as wide.
     """
-    m = tl.program_id(1) * BLOCK_M
     if tl.program_id(2) == 0:
-        if m < height:
-            apply_one_way(
-                weights,
-                columns,
-                pull,
-                sums,
-                d,
-                i_start,
-                j_start,
-                width,
-                stride,
-                BLOCK_M,
-                BLOCK_K,
-                BLOCK_D,
-                False,
-                PRECISION,
-            )
-    elif MIRRORED:  # noqa: SIM102 (Triton joins no constant with what is computed)
-        if m < width:
-            apply_one_way(
-                weights,
-                columns,
-                pull,
-                sums,
-                d,
-                j_start,
-                i_start,
-                height,
-                stride,
-                BLOCK_M,
-                BLOCK_K,
-                BLOCK_D,
-                True,
-                PRECISION,
-            )
+        apply_one_way(
+            weights,
+            columns,
+            pull,
+            sums,
+            d,
+            i_start,
+            j_start,
+            width,
+            stride,
+            BLOCK_M,
+            BLOCK_K,
+            BLOCK_D,
+            False,
+            PRECISION,
+        )
+    elif tl.program_id(1) * BLOCK_M < width:
+        apply_one_way(
+            weights,
+            columns,
+            pull,
+            sums,
+            d,
+            j_start,
+            i_start,
+            height,
+            stride,
+            BLOCK_M,
+            BLOCK_K,
+            BLOCK_D,
+            True,
+            PRECISION,
+        )

@@ -98,24 +98,18 @@ def launches(precision: str, capability: int):
             blocks,
         )
     blocks = pull_blocks(precision)
-    for mirrored in (True, False):
-        yield (
-            kernels.apply_kernel,
-            {
-                "weights": weights,
-                "columns": features,
-                "pull": "*fp32",
-                "sums": "*fp64",
-                **dict.fromkeys(("d", "i_start", "j_start", "height", "width", "stride"), "i32"),
-            },
-            {
-                "BLOCK_M": blocks.m,
-                "BLOCK_K": blocks.n,
-                "BLOCK_D": blocks.d,
-                "MIRRORED": mirrored,
-            },
-            blocks,
-        )
+    yield (
+        kernels.apply_kernel,
+        {
+            "weights": weights,
+            "columns": features,
+            "pull": "*fp32",
+            "sums": "*fp64",
+            **dict.fromkeys(("d", "i_start", "j_start", "height", "width", "stride"), "i32"),
+        },
+        {"BLOCK_M": blocks.m, "BLOCK_K": blocks.n, "BLOCK_D": blocks.d},
+        blocks,
+    )
 
 
 def compiled(kernel, types, constants, blocks: Blocks, capability: int):
