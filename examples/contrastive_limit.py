@@ -33,7 +33,7 @@ import torch
 from torch import Generator, Tensor
 
 from hsplugin import align_loss, uniform_loss, uniformity_optimum
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 
 
 class Draw(NamedTuple):
@@ -75,7 +75,7 @@ def on_the_sphere(tau: float, dim: int = 16, cosine: float = 0.8) -> Problem:
 
     def positives(x: Tensor, generator: Generator) -> Tensor:
         sideways = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        sideways = normalize(sideways - (sideways * x).sum(1, keepdim=True) * x)
+        sideways = unit_rows(sideways - (sideways * x).sum(1, keepdim=True) * x)
         return cosine * x + math.sqrt(1 - cosine**2) * sideways
 
     def sample(anchors: int, negatives: int, generator: Generator) -> Draw:
@@ -98,8 +98,8 @@ def on_digits(tau: float, noise: float = 0.3) -> Problem:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.from_numpy(load_digits().data)
     pixels = (pixels - pixels.mean(0)) / pixels.std()
-    x = normalize(pixels)
-    y = normalize(pixels + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+    x = unit_rows(pixels)
+    y = unit_rows(pixels + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype))
     products = x @ x.T
     positive = (x * y).sum(1)
     log_mu = torch.logsumexp(products / tau, 1) - math.log(len(x))

@@ -24,7 +24,7 @@ from hsplugin import plots
 from hsplugin.compare.data import DATA, Images, load
 from hsplugin.compare.encoder import Augment, backbone, to_float
 from hsplugin.compare.evaluate import knn_accuracy, linear_accuracy
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 
 TRAININGS = ("random", "supervised", "contrastive", "align + uniform")
 
@@ -48,7 +48,7 @@ class Supervised(nn.Module):
 
     def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor) -> Tensor:
         """Loss of two views (n, 2) with labels (n,)."""
-        logits = self.classifier(normalize(torch.cat([z_a, z_b])))
+        logits = self.classifier(unit_rows(torch.cat([z_a, z_b])))
         return nn.functional.cross_entropy(logits, labels.repeat(2))
 
 
@@ -96,10 +96,10 @@ def place(encoder: nn.Module, images: Images) -> Placed:
     encoder.train()
     encoder(to_float(images.train.images[:1000]))
     encoder.eval()
-    known = normalize(encoder(to_float(images.train.images)))
-    features = normalize(encoder(to_float(images.test.images)))
+    known = unit_rows(encoder(to_float(images.train.images)))
+    features = unit_rows(encoder(to_float(images.test.images)))
     torch.manual_seed(0)
-    view_a, view_b = (normalize(encoder(view)) for view in Augment(images)(images.test.images))
+    view_a, view_b = (unit_rows(encoder(view)) for view in Augment(images)(images.test.images))
     labels = images.train.labels, images.test.labels
     return Placed(
         features,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hsplugin
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 
 
 class InfoNCE(nn.Module):
@@ -74,7 +74,7 @@ def train(criterion: nn.Module, args: argparse.Namespace) -> None:
 
     model.eval()
     with torch.no_grad():
-        z_a, z_b = (normalize(model(view(held_out))) for _ in range(2))
+        z_a, z_b = (unit_rows(model(view(held_out))) for _ in range(2))
         known, asked = (F.normalize(backbone(part)).numpy() for part in (training, held_out))
     knn = KNeighborsClassifier(5).fit(known, digits.target[:1400])
     print(

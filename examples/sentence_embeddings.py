@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from hsplugin import uniformity_optimum
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
 
 # Topic -> pairs of sentences that say the same in other words.
@@ -141,7 +141,7 @@ def measure(a: Tensor, b: Tensor, pairs_of_a_topic: int) -> Result:
         b: Embeddings of the second ones.
         pairs_of_a_topic: How many in a row share a topic.
     """
-    a, b = normalize(a), normalize(b)
+    a, b = unit_rows(a), unit_rows(b)
     topics = b.view(-1, pairs_of_a_topic, b.shape[1])
     neighbours = topics.roll(1, dims=1).flatten(0, 1)
     strangers = topics.roll(1, dims=0).flatten(0, 1)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hsplugin import uniform_loss, uniformity_optimum
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 
 
 class Descent(NamedTuple):
@@ -42,7 +42,7 @@ def points_in_a_cap(points: int, dim: int, *, seed: int = 0) -> Tensor:
     around_axis = 0.5 / math.sqrt(dim)
     x = around_axis * torch.randn(points, dim, generator=generator, dtype=torch.float64)
     x[:, 0] += 1
-    return normalize(x)
+    return unit_rows(x)
 
 
 def spread(start: Tensor, *, t: float = 2.0, steps: int = 400, rate: float = 0.5) -> Descent:
@@ -61,7 +61,7 @@ def spread(start: Tensor, *, t: float = 2.0, steps: int = 400, rate: float = 0.5
         with_self.append(uniform_loss(x.detach(), t, include_self=True).item())
         optimizer.step()
         with torch.no_grad():
-            x.copy_(normalize(x))
+            x.copy_(unit_rows(x))
     return Descent(start, x.detach(), without_self, with_self)
 
 

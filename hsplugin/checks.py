@@ -6,8 +6,10 @@ the GPU, and NaN has to reach the loss, where a gradient scaler looks for it.
 
 from __future__ import annotations
 
+import difflib
 import math
-from numbers import Real
+from collections.abc import Iterable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -138,6 +140,38 @@ def check_number(name: str, value: object) -> float:
     if not -math.inf < number < math.inf:  # math.isfinite would break the graph of torch.compile
         raise ValueError(f"{name} must be finite, got {value}")
     return number
+
+
+def check_integer(name: str, value: object, *, least: int) -> int:
+    """Return a whole number that is large enough.
+
+    Raises:
+        TypeError: If it is no integer.
+        ValueError: If it is below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
+    """Say that a name is unknown, which near matches exist, and what is known.
+
+    Args:
+        what: What the name stands for, such as ``"method"``.
+        given: The name as the user wrote it.
+        known: Every name that would have been understood.
+
+    Example:
+        >>> unknown("method", "simclrr", ["simclr", "byol"])
+        "unknown method 'simclrr'; did you mean simclr? Known: byol, simclr"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown {what} {given!r}; {hint}Known: {', '.join(names)}"
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -7,12 +7,31 @@ Uniformity on the Hypersphere", ICML 2020, https://arxiv.org/abs/2005.10242.
 from __future__ import annotations
 
 import math
-from numbers import Integral
 
+import torch
 from torch import Tensor
 
-from hsplugin.checks import check_pair, check_positive, computing_dtype
+from hsplugin.checks import SHORTEST_ROW, check_integer, check_pair, check_positive, computing_dtype
 from hsplugin.potential import log_mean_potential
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    r"""Scale each row to unit length: :math:`x_i / \|x_i\|_2`, with a bounded gradient.
+
+    Rows shorter than 1e-6 are left as they are, so that a zero row stays zero and passes its
+    gradient on unchanged instead of multiplied by one over its length. NaN stays NaN, and rows too
+    long for the dtype to hold their squares, 1.8e19 in float32, become it.
+
+    Args:
+        x: Features, shape (N, d), of any floating dtype.
+
+    Returns:
+        Unit rows, float64 for float64 features and float32 for all others.
+    """
+    x = x.to(computing_dtype(x.dtype))
+    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    norms = norms + 0 * norms  # of an infinite one NaN, or finite rows would become zero
+    return x / norms.masked_fill(norms < SHORTEST_ROW, 1.0)
 
 
 def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
@@ -112,10 +131,7 @@ def uniformity_optimum(dim: int, t: float = 2.0) -> float:
         >>> round(uniformity_optimum(128), 4)
         -3.9375
     """
-    if isinstance(dim, bool) or not isinstance(dim, Integral):
-        raise TypeError(f"dim must be an integer, got {type(dim).__name__}: {dim!r}")
-    if dim < 1:
-        raise ValueError(f"dim must be at least 1, got {dim}")
+    check_integer("dim", dim, least=1)
     t = check_positive("t", t)
     order = dim / 2 - 1
     if t > max(100, order**2 / 20):

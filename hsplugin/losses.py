@@ -10,15 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hsplugin.checks import (
-    SHORTEST_ROW,
     check_features,
     check_number,
     check_pair,
     check_positive,
     check_t,
-    computing_dtype,
 )
-from hsplugin.functional import pair_distances
+from hsplugin.functional import pair_distances, unit_rows
 from hsplugin.potential import check_backend, is_traced, log_mean_potential
 from hsplugin.potential.distributed import mean_over_ranks, world_size
 from hsplugin.small_batch import align_uniform_terms
@@ -27,25 +25,6 @@ from hsplugin.small_batch import align_uniform_terms
 CLEARLY_UNNORMALISED = 1e-2
 # No norm differs from one by this: a GPU has not come to write the difference yet.
 _NOT_YET = -1.0
-
-
-def normalize(x: Tensor) -> Tensor:
-    r"""Scale each row to unit length: :math:`x_i / \|x_i\|_2`, with a bounded gradient.
-
-    Rows shorter than 1e-6 are left as they are, so that a zero row stays zero and passes its
-    gradient on unchanged instead of multiplied by one over its length. NaN stays NaN, and rows too
-    long for the dtype to hold their squares, 1.8e19 in float32, become it.
-
-    Args:
-        x: Features, shape (N, d), of any floating dtype.
-
-    Returns:
-        Unit rows, float64 for float64 features and float32 for all others.
-    """
-    x = x.to(computing_dtype(x.dtype))
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    norms = norms + 0 * norms  # of an infinite one NaN, or finite rows would become zero
-    return x / norms.masked_fill(norms < SHORTEST_ROW, 1.0)
 
 
 class _SphereLoss(nn.Module):
@@ -76,7 +55,7 @@ class _SphereLoss(nn.Module):
 
     def _on_sphere(self, name: str, z: Tensor) -> Tensor:
         if self.normalize:
-            return normalize(z)
+            return unit_rows(z)
         if not self._norms_checked and not is_traced(z):
             self._warn_if_unnormalised(name, z.detach())
         return z

@@ -6,7 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from hsplugin.errors import CommandError, unknown
+from hsplugin.checks import unknown
+from hsplugin.errors import CommandError
 
 SIZES = ("64x128", "128x128", "256x128", "512x128", "1024x128", "2048x128", "4096x128")
 DTYPES = ("float32", "float64", "bfloat16", "float16")

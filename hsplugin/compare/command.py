@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hsplugin.checks import unknown
 from hsplugin.compare.data import DATA, source
 from hsplugin.compare.methods import METHODS, UNTRAINED, options_of
 from hsplugin.compare.settings import Machine, RunSettings
-from hsplugin.errors import CommandError, unknown
+from hsplugin.errors import CommandError
 
 FIRST_METHODS = ["align_uniform", "hypersphere", "simclr", "barlowtwins", "vicreg"]
 

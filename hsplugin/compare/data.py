@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsplugin.errors import CommandError, unknown
+from hsplugin.checks import unknown
+from hsplugin.errors import CommandError
 
 if TYPE_CHECKING:
     from torch import Tensor

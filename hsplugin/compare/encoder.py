@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hsplugin.errors import CommandError, unknown
+from hsplugin.checks import unknown
+from hsplugin.errors import CommandError
 
 if TYPE_CHECKING:
     from hsplugin.compare.data import Images

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import hsplugin
 from hsplugin.compare.encoder import Augment, to_float
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 
 if TYPE_CHECKING:
     from hsplugin.compare.data import Images, Split
@@ -57,7 +57,7 @@ def positive_pairs(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         views = [augment(part.to(device)) for part in images.split(BATCH)]
-    projected = [[normalize(head(backbone(view))).cpu() for view in pair] for pair in views]
+    projected = [[unit_rows(head(backbone(view))).cpu() for view in pair] for pair in views]
     return Pairs(torch.cat([a for a, _ in projected]), torch.cat([b for _, b in projected]))
 
 

@@ -8,9 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hsplugin.checks import unknown
 from hsplugin.compare.methods import METHODS
 from hsplugin.compare.settings import RunSettings
-from hsplugin.errors import CommandError, unknown
+from hsplugin.errors import CommandError
 
 Grid = Mapping[str, Sequence[Any]]
 

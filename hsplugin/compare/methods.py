@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hsplugin.errors import CommandError, unknown
+from hsplugin.checks import unknown
+from hsplugin.errors import CommandError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hsplugin
+from hsplugin.checks import unknown
 from hsplugin.compare import evaluate
 from hsplugin.compare.data import Images, Split, load
 from hsplugin.compare.encoder import Augment
 from hsplugin.compare.files import write_json, write_torch
 from hsplugin.compare.provenance import cpu_seconds, machine_facts, peak_memory
 from hsplugin.compare.settings import Machine, RunSettings
-from hsplugin.errors import CommandError, unknown
+from hsplugin.errors import CommandError
 
 SIZE = 32
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

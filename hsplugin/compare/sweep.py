@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hsplugin.checks import unknown
 from hsplugin.compare.data import DATA
 from hsplugin.compare.settings import Machine, RunSettings
-from hsplugin.errors import CommandError, unknown
+from hsplugin.errors import CommandError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

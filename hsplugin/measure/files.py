@@ -17,7 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from hsplugin.errors import CommandError, unknown
+from hsplugin.checks import unknown
+from hsplugin.errors import CommandError
 
 # Embeddings hardly compress; zeros do a thousandfold. Small members may be as dense as they like.
 DENSEST_PACKING = 100

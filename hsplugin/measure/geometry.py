@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.errors import CommandError
-from hsplugin.functional import pair_distances
-from hsplugin.losses import normalize
+from hsplugin.functional import pair_distances, unit_rows
 from hsplugin.measure.files import Array
 from hsplugin.measure.rows import check_rows, classes_of, in_step, tensor_of
 from hsplugin.metrics import Uniformity, UniformityReport, spectrum
@@ -178,10 +177,10 @@ class _Sums:
         """Add rows; all calls but the last with a multiple of the number of groups."""
         self.uniformity.update(x, labels)
         self.zero_rows += int((x == 0).all(dim=1).sum())
-        on_sphere = normalize(x) if self.options.normalize else x
+        on_sphere = unit_rows(x) if self.options.normalize else x
         distances: Tensor | None = None
         if y is not None and self.distances is not None:
-            other = normalize(y) if self.options.normalize else y
+            other = unit_rows(y) if self.options.normalize else y
             distances = pair_distances(on_sphere, other, self.options.alpha)
             lengths = distances.pow(1 / self.options.alpha).float().cpu()
             self.distances += torch.histc(lengths, DISTANCE_BINS, 0, 2)

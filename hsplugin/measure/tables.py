@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hsplugin.errors import CommandError, unknown
+from hsplugin.checks import unknown
+from hsplugin.errors import CommandError
 from hsplugin.measure.files import Array, check_packing
 
 LONGEST_LINE = 16 * 2**20

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_positive
-from hsplugin.functional import pair_distances
-from hsplugin.losses import normalize as unit_rows
+from hsplugin.functional import pair_distances, unit_rows
 from hsplugin.metrics.base import GeometryMetric
 
 

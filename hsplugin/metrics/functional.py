@@ -1,8 +1,8 @@
 """The metrics as functions of features that are all there.
 
 As the losses, none of them normalises: those defined on the unit sphere (alignment, uniformity,
-Wasserstein uniformity, tolerance) expect unit rows, which :func:`hsplugin.losses.normalize` makes
-and the classes of :mod:`hsplugin.metrics` make by default.
+Wasserstein uniformity, tolerance) expect unit rows, which :func:`hsplugin.functional.unit_rows`
+makes and the classes of :mod:`hsplugin.metrics` make by default.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_features, check_positive
-from hsplugin.losses import normalize as unit_rows
+from hsplugin.functional import unit_rows
 from hsplugin.metrics import spectrum
 from hsplugin.metrics.base import GeometryMetric
 from hsplugin.metrics.spectrum import Moments, merge_moments, pack_moments, with_features

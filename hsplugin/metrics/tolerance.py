@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsplugin.checks import check_features
-from hsplugin.losses import normalize as unit_rows
+from hsplugin.checks import check_features, check_integer
+from hsplugin.functional import unit_rows
 from hsplugin.metrics.base import GeometryMetric
 from hsplugin.metrics.checks import check_labels
 from hsplugin.metrics.functional import tolerance_of
@@ -52,11 +52,7 @@ class Tolerance(GeometryMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-            raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.num_classes = num_classes
+        self.num_classes = check_integer("num_classes", num_classes, least=1)
         self.conditional = conditional
         self.normalize = normalize
         self._set_apart(normalize)

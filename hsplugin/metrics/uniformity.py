@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from hsplugin.checks import check_features, check_t
-from hsplugin.functional import uniformity_optimum
-from hsplugin.losses import normalize as unit_rows
+from hsplugin.checks import check_features, check_integer, check_t
+from hsplugin.functional import uniformity_optimum, unit_rows
 from hsplugin.metrics.base import GeometryMetric
 from hsplugin.metrics.checks import check_labels
 from hsplugin.metrics.jackknife import jackknife_uniformity
 from hsplugin.potential import check_backend, log_mean_potential
+from hsplugin.potential.distributed import rank
 
 _NO_LABEL = -1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -96,9 +95,7 @@ class Uniformity(GeometryMetric):
     ) -> None:
         super().__init__(**kwargs)
         self.t = check_t(t)
-        if max_samples < 2:
-            raise ValueError(f"max_samples must be at least 2, got {max_samples}")
-        self.max_samples = max_samples
+        self.max_samples = check_integer("max_samples", max_samples, least=2)
         self.normalize = normalize
         self.seed = seed
         self._set_apart(max_samples, normalize)
@@ -133,7 +130,7 @@ class Uniformity(GeometryMetric):
                 f"features have dimension {x.shape[1]}, but {self.features.shape[1]} in earlier "
                 f"calls; call reset() before measuring another representation"
             )
-        keys = row_keys(self.seed, _rank(), self.rows, len(x))
+        keys = row_keys(self.seed, rank(), self.rows, len(x))
         if labels is None:
             labels = torch.full_like(keys, _NO_LABEL)
         self._count(features)
@@ -191,10 +188,6 @@ class Uniformity(GeometryMetric):
 
 def _join_ranks(stacked: Tensor) -> Tensor:
     return stacked.flatten(0, 1)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def row_keys(seed: int, rank: int, first: Tensor, count: int) -> Tensor:

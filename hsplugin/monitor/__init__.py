@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hsplugin.checks import check_integer
 from hsplugin.monitor.guard import GeometryWarning, line, never_fatal
 from hsplugin.monitor.measures import WIDEST_BY_DEFAULT, Measures, build_metrics
 from hsplugin.monitor.samples import Samples
 from hsplugin.monitor.taps import Extract, RefusedError, Taps
+from hsplugin.potential.distributed import rank
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -99,13 +101,8 @@ class GeometryMonitorMixin:
         strict: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("every_n_steps", every_n_steps), ("max_samples", max_samples)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {value!r}")
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        if max_samples < 2:
-            raise ValueError(f"max_samples must be at least 2, for one pair; got {max_samples}")
+        check_integer("every_n_steps", every_n_steps, least=1)
+        check_integer("max_samples", max_samples, least=2)  # one pair
         if not prefix or not isinstance(prefix, str):
             raise ValueError(f"prefix must be a name such as 'geometry', got {prefix!r}")
         self.prefix = prefix
@@ -143,7 +140,7 @@ class GeometryMonitorMixin:
         self.history = [dict(row) for row in state_dict["history"]]
         self.validation_history = [dict(row) for row in state_dict["validation_history"]]
         self._collapsed = state_dict["collapsed"]
-        if not _distributed() or torch.distributed.get_rank() == 0:
+        if rank() == 0:
             self._samples.load_state_dict(state_dict["samples"])
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -316,7 +313,3 @@ def _computing_device(pl_module: Any) -> torch.device:
     """Where the metrics compute: on the module's device, unless that has no float64."""
     device: torch.device = pl_module.device
     return torch.device("cpu") if device.type == "mps" else device
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

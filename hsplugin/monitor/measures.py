@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hsplugin.functional import align_loss, uniform_loss
-from hsplugin.losses import normalize
+from hsplugin.functional import align_loss, uniform_loss, unit_rows
 from hsplugin.monitor.taps import Views
+from hsplugin.potential.distributed import world_size
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -138,10 +138,10 @@ class Measures:
     def of_step(self, views: Views) -> dict[str, Tensor]:
         """Alignment and uniformity of one batch, left on the device."""
         values = {}
-        x = normalize(views.x)
+        x = unit_rows(views.x)
         if "alignment" in self._metrics and views.y is not None:
             alpha = getattr(self._metrics["alignment"], "alpha", 2.0)
-            values["alignment"] = align_loss(x, normalize(views.y).to(x.dtype), alpha)
+            values["alignment"] = align_loss(x, unit_rows(views.y).to(x.dtype), alpha)
         if "uniformity" in self._metrics and len(x) > 1:
             values["uniformity"] = uniform_loss(x, getattr(self._metrics["uniformity"], "t", 2.0))
         return values
@@ -231,7 +231,7 @@ def _scalars(name: str, metric: Metric) -> dict[str, Tensor]:
 
 
 def _smallest(flags: list[int], device: torch.device) -> list[int]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if world_size() == 1:
         return flags
     tensor = torch.tensor(flags, device=device)
     torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MIN)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from hsplugin.checks import check_compatible, check_features, check_t, computing_dtype
-from hsplugin.errors import unknown
+from hsplugin.checks import check_compatible, check_features, check_t, computing_dtype, unknown
 from hsplugin.potential import distributed, few, reference, tiled
 
 BACKENDS = ("auto", "reference", "tiled", "triton")

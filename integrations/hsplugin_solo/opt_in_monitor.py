@@ -23,7 +23,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from hsplugin.errors import unknown
+from hsplugin.checks import unknown
 
 VARIABLE = "HSPLUGIN_MONITOR"
 _OFF = ("", "0", "false", "no", "off")

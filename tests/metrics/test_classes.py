@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchmetrics import MetricCollection
 
 from hsplugin import metrics, uniformity_optimum
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
 
 LABELS = torch.arange(40) % 5
@@ -21,17 +21,17 @@ CASES = {
     "alignment": (
         lambda: metrics.Alignment(alpha=1.5),
         (FEATURES, OTHER),
-        lambda: functional.alignment(normalize(FEATURES), normalize(OTHER), 1.5),
+        lambda: functional.alignment(unit_rows(FEATURES), unit_rows(OTHER), 1.5),
     ),
     "uniformity": (
         metrics.Uniformity,
         (FEATURES, LABELS),
-        lambda: functional.uniformity(normalize(FEATURES)),
+        lambda: functional.uniformity(unit_rows(FEATURES)),
     ),
     "wasserstein_uniformity": (
         metrics.WassersteinUniformity,
         (FEATURES,),
-        lambda: functional.wasserstein_uniformity(normalize(FEATURES)),
+        lambda: functional.wasserstein_uniformity(unit_rows(FEATURES)),
     ),
     "rankme": (metrics.RankMe, (FEATURES,), lambda: functional.rankme(FEATURES)),
     "effective_rank": (
@@ -48,7 +48,7 @@ CASES = {
     "tolerance": (
         lambda: metrics.Tolerance(num_classes=5),
         (FEATURES, LABELS),
-        lambda: functional.tolerance(normalize(FEATURES), LABELS),
+        lambda: functional.tolerance(unit_rows(FEATURES), LABELS),
     ),
     "lidar": (metrics.LiDAR, (VIEWS,), lambda: functional.lidar(VIEWS)),
 }
@@ -209,7 +209,7 @@ def test_metrics_of_other_options_are_not_merged_because_their_first_batches_agr
     both = MetricCollection([metrics.RankMe(), metrics.WassersteinUniformity()])
     alone = metrics.WassersteinUniformity()
     for metric in (both, alone):
-        metric.update(normalize(FEATURES))
+        metric.update(unit_rows(FEATURES))
         metric.update(FEATURES)
     assert both.compute()["WassersteinUniformity"] == alone.compute()
 
@@ -274,7 +274,7 @@ def test_uniformity_reports_optimum_gap_and_classes():
     assert report.gap == report.uniformity - report.optimum
     assert (report.rows, report.kept, report.standard_error) == (40, 40, 0.0)
     assert set(report.per_class) == {0, 1, 2, 3, 4}
-    of_class = normalize(FEATURES[10:][LABELS[10:] == 2])
+    of_class = unit_rows(FEATURES[10:][LABELS[10:] == 2])
     assert report.per_class[2] == pytest.approx(functional.uniformity(of_class, 3.0).item())
 
 
@@ -304,7 +304,7 @@ def test_the_sample_is_fair_and_the_same_however_the_rows_come():
 
 def test_the_standard_error_of_the_sample_tells_its_spread():
     generator = torch.Generator().manual_seed(0)
-    x = normalize(torch.randn(1500, 3, generator=generator) + torch.tensor([1.0, 0, 0]))
+    x = unit_rows(torch.randn(1500, 3, generator=generator) + torch.tensor([1.0, 0, 0]))
     truth = functional.uniformity(x).item()
     reports = []
     for seed in range(150):

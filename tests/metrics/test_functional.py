@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from hsplugin.losses import normalize
+from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
 from tests.metrics import definitions
 
@@ -48,7 +48,7 @@ AS_GIVEN = [
 @pytest.mark.parametrize("make", INPUTS)
 @pytest.mark.parametrize(("function", "definition"), ON_SPHERE)
 def test_metrics_on_the_sphere_equal_their_definition(function, definition, make, dtype, generator):
-    x = normalize(make(generator).to(dtype))
+    x = unit_rows(make(generator).to(dtype))
     # The square root of a vanishing eigenvalue has half the digits.
     accuracy = 2e-5 if dtype == torch.float32 else 1e-6
     assert function(x).item() == pytest.approx(definition(x), rel=accuracy, abs=1e-6)
@@ -63,7 +63,7 @@ def test_spectral_metrics_equal_their_definition(function, definition, make, gen
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 3.5])
 def test_alignment_equals_its_definition(alpha, generator):
-    x, y = normalize(random(generator)), normalize(random(generator))
+    x, y = unit_rows(random(generator)), unit_rows(random(generator))
     expected = definitions.alignment(x, y, alpha)
     assert functional.alignment(x, y, alpha).item() == pytest.approx(expected, rel=1e-5)
 
@@ -77,7 +77,7 @@ def test_alpha_req_equals_a_regression(fit_range, generator):
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_tolerance_equals_its_definition(conditional, generator):
-    x = normalize(random(generator).double())
+    x = unit_rows(random(generator).double())
     labels = torch.randint(-3, 4, (len(x),), generator=generator)
     expected = definitions.tolerance(x, labels.numpy(), conditional)
     assert functional.tolerance(x, labels, conditional).item() == pytest.approx(expected, rel=1e-9)
@@ -104,7 +104,7 @@ def test_unbiased_covariances_in_lidar_are_another_delta(q, generator):
 
 
 def test_a_collapsed_representation_shows_in_every_metric():
-    x = normalize(torch.full((50, 16), 0.3))
+    x = unit_rows(torch.full((50, 16), 0.3))
     assert functional.alignment(x, x).item() == 0
     assert functional.uniformity(x).item() == pytest.approx(0, abs=1e-5)
     assert functional.wasserstein_uniformity(x).item() == pytest.approx(2**0.5, rel=1e-6)
@@ -117,10 +117,10 @@ def test_a_collapsed_representation_shows_in_every_metric():
 
 
 def test_wasserstein_uniformity_sees_dead_dimensions_that_uniformity_hardly_sees(generator):
-    spread = normalize(torch.randn(2000, 64, generator=generator))
+    spread = unit_rows(torch.randn(2000, 64, generator=generator))
     half = spread.clone()
     half[:, 32:] = 0
-    half = normalize(half)
+    half = unit_rows(half)
     change = functional.uniformity(half) / functional.uniformity(spread)
     assert change > 0.95
     ratio = functional.wasserstein_uniformity(half) / functional.wasserstein_uniformity(spread)
@@ -179,4 +179,4 @@ def test_labels_and_views_are_refused_by_name():
 def test_half_precision_is_computed_with_in_full(generator):
     x = random(generator).half()
     assert functional.rankme(x).item() == pytest.approx(definitions.rankme(np.asarray(x.float())))
-    assert functional.uniformity(normalize(x)).dtype == torch.float32
+    assert functional.uniformity(unit_rows(x)).dtype == torch.float32
