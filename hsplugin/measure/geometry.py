@@ -7,35 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances, unit_rows
 from hsplugin.measure.files import Array
-from hsplugin.measure.rows import check_rows, classes_of, in_step, tensor_of
-from hsplugin.metrics import Uniformity, UniformityReport, spectrum
-from hsplugin.metrics.functional import tolerance_of
-from hsplugin.metrics.jackknife import (
-    GROUPS,
-    jackknife,
-    jackknife_uniformity,
-    student_quantile,
-)
-from hsplugin.metrics.spectrum import Moments, instance_moments, merge_moments, with_features
-from hsplugin.metrics.uniformity import row_keys
+from hsplugin.measure.rows import aligned_chunks, check_rows, classes_of, tensor_of
+from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
+from hsplugin.metrics.alpha_req import check_fit_range
+from hsplugin.metrics.jackknife import GroupedMetrics, Jackknifed
+from hsplugin.metrics.sampling import GROUPS
 
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
-# Of fewer rows a dimension, the bias of a spectrum is no longer what a jackknife can take out.
+# With fewer rows a dimension, a jackknife cannot take out the bias of a spectrum.
 ROWS_A_DIMENSION = 10
-SPECTRAL = {
-    "wasserstein_uniformity",
-    "rankme",
-    "effective_rank",
-    "alpha_req",
-    "nesum",
-    "lidar",
-}
 SHOWN_SAMPLE = 2000
 
 Progress = Callable[[int], None]
@@ -61,12 +48,20 @@ class Estimate:
 
     The interval lies around the value with its bias taken out, which for ranks and spectra of few
     rows is far from the value. It is None where there is none: without the jackknife, and for
-    spectral metrics of fewer than ten rows a dimension. If the spectrum is all but flat, those of
-    ``alpha_req`` and ``nesum`` are too narrow, for their bias is not of order 1/N.
+    spectral metrics of fewer than ten rows a dimension. If the spectrum is almost flat, those of
+    ``alpha_req`` and ``nesum`` are too narrow, as their bias is not of order 1/N.
+
+    Attributes:
+        value: The metric of all rows.
+        interval: Lower and upper end, or None.
+        note: How to read the value.
+        missing: Why there is no interval, where more rows would give one.
     """
 
     value: float
     interval: tuple[float, float] | None
+    note: str
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,168 +123,98 @@ def measure(
         if other is not None and None not in (other.rows, features.rows):
             check_rows(features, features.rows, other, other.rows)
     classes = classes_of(labels) if labels is not None else []
-    sums = _Sums(dim, len(classes), positives is not None, options)
+    metrics = _chosen_metrics(dim, len(classes), positives is not None, options)
+    grouped = GroupedMetrics(metrics, GROUPS if options.intervals else 1)
     number = {label: place for place, label in enumerate(classes)}
-    for chunk, other_chunk, label_chunk in in_step(features, positives, labels):
-        x = tensor_of(features, chunk, sums.rows, options.device)
+    zero_rows = 0
+    distances = None if positives is None else torch.zeros(DISTANCE_BINS)
+    for chunk, other_chunk, label_chunk in aligned_chunks(features, positives, labels):
+        x = tensor_of(features, chunk, grouped.rows, options.device)
         y = numbers = None
-        if positives is not None and other_chunk is not None:
-            y = tensor_of(positives, other_chunk, sums.rows, options.device)
+        if positives is not None and other_chunk is not None and distances is not None:
+            y = tensor_of(positives, other_chunk, grouped.rows, options.device)
             dtype = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(dtype), y.to(dtype)
+            distances += _distance_counts(x, y, options.normalize)
         if label_chunk is not None:
             numbers = torch.tensor([number[label] for label in label_chunk.astype(str).tolist()])
             numbers = numbers.to(x.device)
-        sums.add(x, y, numbers)
-        progress(sums.rows)
-    if sums.rows < 2:
-        raise CommandError(f"{features.name}: has {sums.rows} row, but a pair takes two")
-    return sums.geometry(features.name, classes)
+        zero_rows += int((x == 0).all(dim=1).sum())
+        grouped.update(x, y, numbers)
+        progress(grouped.rows)
+    rows = grouped.rows
+    if rows < 2:
+        raise CommandError(f"{features.name}: has {rows} row, but a pair takes two")
+    found = grouped.compute()
+    uniformity, rank = metrics["uniformity"], metrics["rankme"]
+    assert isinstance(uniformity, Uniformity) and uniformity.last_report is not None
+    sample = grouped.whole(uniformity)
+    return Geometry(
+        features.name,
+        rows,
+        zero_rows,
+        dim,
+        {
+            name: _estimate(metric, found[name], rows, dim, options)
+            for name, metric in metrics.items()
+            if name in found
+        },
+        uniformity.last_report,
+        classes,
+        grouped.whole(rank).covariance_spectrum.cpu(),
+        sample["features"][:SHOWN_SAMPLE].cpu(),
+        sample["labels"][:SHOWN_SAMPLE].cpu(),
+        distances,
+    )
 
 
-class _Sums:
-    """Moments and sums of each jackknife group; of the features only a bounded sample."""
+def _chosen_metrics(
+    dim: int, classes: int, paired: bool, options: Options
+) -> dict[str, GeometryMetric]:
+    """Every metric, in all its variants, for which there is what it takes.
 
-    def __init__(self, dim: int, classes: int, paired: bool, options: Options) -> None:
-        groups = GROUPS if options.intervals else 1
-        if groups * classes * dim * 8 > MOST_BYTES_OF_CLASS_SUMS:
-            raise CommandError(f"{classes} classes are too many to measure; are these labels?")
-        self.options = options
-        self.dim = dim
-        self.rows = self.zero_rows = 0
-        self.uniformity = Uniformity(
-            options.t, max_samples=options.max_samples, normalize=options.normalize
-        ).to(options.device)
-        self.distances = torch.zeros(DISTANCE_BINS) if paired else None
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(groups, *shape, dtype=torch.float64, device=options.device)
-
-        square = (dim + 1, dim + 1)
-        self.counts, self.given, self.on_sphere = zeros(), zeros(*square), zeros(*square)
-        if paired:
-            self.distance_sums = zeros()
-            self.instances, self.within = zeros(*square), zeros(dim, dim)
-        self.class_sums, self.class_counts = zeros(classes, dim), zeros(classes)
-        self.squares = zeros()
-
-    def add(self, x: Tensor, y: Tensor | None, labels: Tensor | None) -> None:
-        """Add rows; all calls but the last with a multiple of the number of groups."""
-        self.uniformity.update(x, labels)
-        self.zero_rows += int((x == 0).all(dim=1).sum())
-        on_sphere = unit_rows(x) if self.options.normalize else x
-        distances: Tensor | None = None
-        if y is not None and self.distances is not None:
-            other = unit_rows(y) if self.options.normalize else y
-            distances = pair_distances(on_sphere, other, self.options.alpha)
-            lengths = distances.pow(1 / self.options.alpha).float().cpu()
-            self.distances += torch.histc(lengths, DISTANCE_BINS, 0, 2)
-        for group, mine in enumerate(self._deal(len(x))):
-            if not len(mine):
-                continue
-            self.counts[group] += len(mine)
-            self.given[group] = with_features(self.given[group], x[mine])
-            self.on_sphere[group] = with_features(self.on_sphere[group], on_sphere[mine])
-            if y is not None and distances is not None:
-                self.distance_sums[group] += distances[mine].sum(dtype=torch.float64)
-                means, within = instance_moments(torch.stack([x[mine], y[mine]], dim=1))
-                self.instances[group] = with_features(self.instances[group], means)
-                self.within[group] += within
-            if labels is not None:
-                rows = on_sphere[mine].double()
-                self.class_sums[group].index_add_(0, labels[mine], rows)
-                self.class_counts[group] += torch.bincount(
-                    labels[mine], minlength=len(self.class_counts[group])
-                )
-                self.squares[group] += rows.square().sum()
-        self.rows += len(x)
-
-    def _deal(self, rows: int) -> list[Tensor]:
-        """Each group's places among the next rows: one in every block of rows, at random."""
-        groups = len(self.counts)
-        blocks = math.ceil(rows / groups)
-        first = torch.tensor(self.rows, device=self.counts.device)
-        order = row_keys(1, 0, first, blocks * groups).view(blocks, groups).argsort(dim=1)
-        places = order + groups * torch.arange(blocks, device=order.device)[:, None]
-        return [column[column < rows] for column in places.T]
-
-    def _scores(self, of: Tensor) -> dict[str, Tensor]:
-        """All metrics but uniformity, of the rows of some groups."""
-        scores = {}
-        given = Moments.unpack(merge_moments(self.given[of]))
-        on_sphere = Moments.unpack(merge_moments(self.on_sphere[of]))
-        variances = spectrum.covariance_spectrum(given)
-        if self.distances is not None:
-            scores["alignment"] = self.distance_sums[of].sum() / self.counts[of].sum()
-        scores["wasserstein_uniformity"] = spectrum.wasserstein_uniformity(
-            on_sphere.mean, spectrum.covariance_spectrum(on_sphere)
-        )
-        scores["rankme"] = spectrum.entropy_rank(spectrum.singular_values(given), 1e-7)
-        scores["effective_rank"] = spectrum.entropy_rank(variances)
-        if (fit_range := self._fit_range()) is not None:
-            scores["alpha_req"] = spectrum.alpha_req(variances, fit_range)
-        scores["nesum"] = spectrum.nesum(variances)
-        if self.distances is not None:
-            instances = Moments.unpack(merge_moments(self.instances[of]))
-            scores["lidar"] = spectrum.lidar(instances, self.within[of].sum(0), 1e-4, 1e-7)
-        counts = self.class_counts[of].sum(0)
-        if len(counts):
-            sums, squares = self.class_sums[of].sum(0), self.squares[of].sum()
-            scores["tolerance"] = tolerance_of(sums, counts, squares, conditional=False)
-            if (counts > 1).any():
-                scores["tolerance_conditional"] = tolerance_of(sums, counts, squares, True)
-        return scores
-
-    def _fit_range(self) -> tuple[int, int] | None:
-        """The range that was asked for, or the paper's if there are dimensions enough."""
-        if self.options.fit_range is None:
-            return (10, 100) if self.dim > 10 else None
+    Raises:
+        CommandError: If the options ask for what such features do not have.
+    """
+    groups = GROUPS if options.intervals else 1
+    if groups * classes * dim * 8 > MOST_BYTES_OF_CLASS_SUMS:
+        raise CommandError(f"{classes} classes are too many to measure; are these labels?")
+    given = {"alpha", "t", "normalize", "max_samples"}
+    settings = {name: getattr(options, name) for name in given}
+    if options.fit_range is not None:
         try:
-            return spectrum.check_fit_range(self.options.fit_range, self.dim)
+            settings["fit_range"] = check_fit_range(options.fit_range, dim)
         except ValueError as error:
             raise CommandError(str(error)) from error
+    if classes:
+        settings["num_classes"] = classes
+    there = {"x", *(("y", "views") if paired else ()), *(("labels",) if classes else ())}
+    chosen = {
+        name + suffix: kind.build(**settings, **variant).to(options.device)
+        for name, kind in METRICS.items()
+        if there.issuperset(kind.takes) and settings.keys() >= set(kind.required)
+        for suffix, variant in kind.variants.items()
+    }
+    return {name: metric for name, metric in chosen.items() if dim >= metric.least_dim}
 
-    def geometry(self, name: str, classes: list[str]) -> Geometry:
-        """All that was measured."""
-        used = self.counts.nonzero().flatten()
-        scores = self._scores(used)
-        report = self.uniformity.report()
-        sample = self.uniformity.features
-        metrics = {}
-        centres: dict[str, tuple[float, float]] = {}
-        if self.options.intervals and self.rows >= 4:
-            without = [self._scores(used[used != group]) for group in used]
-            for metric in scores:
-                # A class may have its only pair within one group.
-                values = [part[metric] for part in without if metric in part]
-                if len(values) == len(without):
-                    unbiased, error = jackknife(scores[metric], torch.stack(values))
-                    centres[metric] = float(unbiased), float(error)
-            value, error = jackknife_uniformity(sample, self.options.t)
-            centres["uniformity"] = float(value), float(error)
-        values_of = {metric: float(value) for metric, value in scores.items()}
-        values_of["uniformity"] = report.uniformity
-        first = ["alignment", "uniformity"]
-        for metric in sorted(values_of, key=lambda m: first.index(m) if m in first else 2):
-            interval = None
-            too_few = metric in SPECTRAL and self.rows < ROWS_A_DIMENSION * self.dim
-            if metric in centres and not too_few and all(map(math.isfinite, centres[metric])):
-                centre, deviation = centres[metric]
-                groups = min(len(used), self.rows // 2)
-                half = student_quantile(self.options.confidence, groups - 1) * deviation
-                interval = (centre - half, centre + half)
-            metrics[metric] = Estimate(values_of[metric], interval)
-        given = Moments.unpack(merge_moments(self.given))
-        return Geometry(
-            name,
-            self.rows,
-            self.zero_rows,
-            self.dim,
-            metrics,
-            report,
-            classes,
-            spectrum.covariance_spectrum(given).cpu(),
-            sample[:SHOWN_SAMPLE].cpu(),
-            self.uniformity.labels[:SHOWN_SAMPLE].cpu(),
-            self.distances,
-        )
+
+def _distance_counts(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
+    first, second = (unit_rows(x), unit_rows(y)) if normalize else (x, y)
+    lengths = pair_distances(first, second, 1.0).float().cpu()
+    return torch.histc(lengths, DISTANCE_BINS, 0, 2)
+
+
+def _estimate(
+    metric: GeometryMetric, found: Jackknifed, rows: int, dim: int, options: Options
+) -> Estimate:
+    note = metric.describe(dim)
+    if not options.intervals:
+        return Estimate(found.value, None, note)
+    if metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
+        return Estimate(found.value, None, note, f"from {ROWS_A_DIMENSION * dim} rows on")
+    if rows < 4 or not (math.isfinite(found.unbiased) and math.isfinite(found.error)):
+        return Estimate(found.value, None, note)
+    ends = student_t.interval(options.confidence, found.groups - 1, found.unbiased, found.error)
+    least, most = metric.bounds(rows, dim)
+    low, high = (min(max(float(end), least), most) for end in ends)
+    return Estimate(found.value, (low, high), note)

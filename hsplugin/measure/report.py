@@ -8,19 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin import plots
-from hsplugin.measure.geometry import ROWS_A_DIMENSION, SPECTRAL, Geometry, Options
+from hsplugin.measure.geometry import Geometry, Options
 
-NOTES = {
-    "alignment": "0 is best, and what a collapse has",
-    "wasserstein_uniformity": "0 is best, 1.41 is a collapse",
-    "rankme": "of {dim}, more is better",
-    "effective_rank": "of {dim}, more is better",
-    "alpha_req": "near 1 is best",
-    "nesum": "of {dim}, more is better",
-    "lidar": "of {dim}, more is better",
-    "tolerance": "over all pairs",
-    "tolerance_conditional": "over the pairs of one class, 1 is most",
-}
 MOST_CLASSES_SHOWN = 12
 
 
@@ -34,15 +23,10 @@ def table(geometry: Geometry, options: Options) -> str:
     lines.append(f"  {'metric':<24}{'value':>10}  {heading:<22}")
     for metric, estimate in geometry.metrics.items():
         interval = estimate.interval
-        spread = f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
-        if options.intervals and not interval and metric in SPECTRAL:
-            spread = f"from {ROWS_A_DIMENSION * geometry.dim} rows on"
-        note = NOTES.get(metric, "").format(dim=geometry.dim)
-        if metric == "uniformity":
-            note = f"attainable {report.optimum:.4f}, gap {report.gap:.4f}"
-            if report.kept < report.rows:
-                note += f", from a sample of {report.kept}"
-        lines.append(f"  {metric:<24}{estimate.value:>10.4f}  {spread:<22}  {note}".rstrip())
+        spread = f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else estimate.missing
+        lines.append(
+            f"  {metric:<24}{estimate.value:>10.4f}  {spread:<22}  {estimate.note}".rstrip()
+        )
     for number, value in list(report.per_class.items())[:MOST_CLASSES_SHOWN]:
         label = f"uniformity[{geometry.classes[number]}]"
         gap = f"gap {value - report.optimum:.4f}"

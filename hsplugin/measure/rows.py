@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hsplugin.errors import CommandError
 from hsplugin.measure.files import Array
-from hsplugin.metrics.jackknife import GROUPS
+from hsplugin.metrics.sampling import GROUPS
 
 CHUNK_BYTES = 32 * 2**20
 LONGEST_LABEL = 1000
@@ -33,7 +33,7 @@ def check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> No
         )
 
 
-def in_step(
+def aligned_chunks(
     features: Array, positives: Array | None, labels: Array | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
     """Yield chunks of the same rows; all but the last hold a multiple of the jackknife's groups.

@@ -1,7 +1,10 @@
 """Geometry of a representation, as metrics of torchmetrics.
 
-Each class has a function of the same name in :mod:`hsplugin.metrics.functional`. The classes
-stream: what can be had from running moments keeps O(d^2) numbers and no features, and
+Each metric has a file with its function, its class and what the class declares of itself; this
+table lists them, and the monitor, ``hsplugin measure``, sweeps and the functions in
+:mod:`hsplugin.metrics.functional` follow it.
+
+The classes stream: what can be read off running moments keeps O(d^2) numbers and no features, and
 :class:`Uniformity` keeps at most ``max_samples`` rows. They are right under torchmetrics'
 synchronisation over ranks (sizes may differ, a rank may have seen nothing), leave the global
 random state alone, and read no value back to the host before ``compute``: what only the values
@@ -13,21 +16,38 @@ for each of them.
 """
 
 from hsplugin.metrics.alignment import Alignment
+from hsplugin.metrics.alpha_req import AlphaReQ
+from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.effective_rank import EffectiveRank
 from hsplugin.metrics.lidar import LiDAR
-from hsplugin.metrics.moments import (
-    AlphaReQ,
-    EffectiveRank,
-    NESum,
-    RankMe,
-    WassersteinUniformity,
-)
+from hsplugin.metrics.nesum import NESum
+from hsplugin.metrics.rankme import RankMe
 from hsplugin.metrics.tolerance import Tolerance
 from hsplugin.metrics.uniformity import Uniformity, UniformityReport
+from hsplugin.metrics.wasserstein_uniformity import WassersteinUniformity
+
+METRICS: dict[str, type[GeometryMetric]] = {
+    metric.name: metric
+    for metric in (
+        Alignment,
+        Uniformity,
+        WassersteinUniformity,
+        RankMe,
+        EffectiveRank,
+        AlphaReQ,
+        NESum,
+        LiDAR,
+        Tolerance,
+    )
+}
+"""Every metric by its name, in the order of reports."""
 
 __all__ = [
+    "METRICS",
     "Alignment",
     "AlphaReQ",
     "EffectiveRank",
+    "GeometryMetric",
     "LiDAR",
     "NESum",
     "RankMe",

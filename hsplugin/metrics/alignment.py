@@ -7,15 +7,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsplugin.checks import check_positive
+from hsplugin.checks import check_pair, check_positive, computing_dtype
 from hsplugin.functional import pair_distances, unit_rows
-from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.base import GeometryMetric, States
+
+
+def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
+    r"""Mean distance of positive pairs, :math:`\frac1N \sum_i \|x_i - y_i\|_2^\alpha`.
+
+    Source: Wang & Isola, ICML 2020, https://arxiv.org/abs/2005.10242. On unit rows it lies in
+    [0, 2^alpha]; less is better, and a collapsed representation has zero too.
+
+    Args:
+        x: Unit features of one view, shape (N, d), N >= 1.
+        y: Unit features of the other view, same shape.
+        alpha: The exponent, above 0.
+
+    Returns:
+        A scalar, float64 for float64 features and float32 for all others.
+
+    Raises:
+        TypeError: If x or y is no floating-point tensor, or their dtypes differ.
+        ValueError: If shapes differ or are wrong, alpha <= 0, or a value is NaN or infinite.
+
+    Example:
+        >>> alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+        tensor(2.)
+    """
+    return Alignment(alpha, normalize=False).of(x, y).to(computing_dtype(x.dtype))
 
 
 class Alignment(GeometryMetric):
     r"""Alignment of positive pairs, :math:`E\, \|f(x) - f(y)\|_2^\alpha`; less is better.
 
-    Streams with a sum and a count. See :func:`hsplugin.metrics.functional.alignment`.
+    Streams with a sum and a count. See :func:`alignment`.
 
     Args:
         alpha: The exponent, above 0.
@@ -33,17 +58,23 @@ class Alignment(GeometryMetric):
         2.0
     """
 
+    name = "alignment"
+    title = "alignment"
+    takes = ("x", "y")
+    settings = ("alpha", "normalize")
+    each_step = True
+    note = "0 is best, and what a collapse has"
+    least_rows = 1
     higher_is_better = False
     distance_sum: Tensor
 
-    _argument = "x or y"
-    _fewest_rows = 1
+    _arguments = ("x", "y")
 
     def __init__(self, alpha: float = 2.0, *, normalize: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.alpha = check_positive("alpha", alpha)
         self.normalize = normalize
-        self._set_apart(self.alpha, normalize)
+        self._forbid_merging(self.alpha, normalize)
         zero = torch.zeros((), dtype=torch.float64)
         self.add_state("distance_sum", zero, dist_reduce_fx="sum")
 
@@ -51,26 +82,28 @@ class Alignment(GeometryMetric):
         """Add the positive pairs of two views.
 
         Args:
-            x: Features of one view, shape (N, d).
+            x: Features of one view, shape (N, d), N >= 1.
             y: Features of the other view, same shape, dtype and device.
 
         Raises:
             TypeError: If a view is no floating-point tensor, or their dtypes differ.
-            ValueError: If their shapes or devices differ.
+            ValueError: If they are empty, or their shapes or devices differ.
         """
-        x, y = x.detach(), y.detach()
-        if self.normalize and x.dim() == y.dim() == 2:
-            pairs = pair_distances(unit_rows(x), unit_rows(y), self.alpha)
-        else:
-            pairs = pair_distances(x, y, self.alpha)
-        self._count(torch.cat([x, y], dim=1))
-        self.distance_sum = self.distance_sum + pairs.sum(dtype=torch.float64)
+        self._add(x, y)
 
-    def compute(self) -> Tensor:
-        """Return the mean distance of all pairs seen.
+    def bounds(self, rows: int, dim: int) -> tuple[float, float]:
+        """From 0 to 2^alpha on the sphere."""
+        return 0.0, 2.0**self.alpha if self.normalize else float("inf")
 
-        Raises:
-            ValueError: If there are none, or features were NaN or infinite.
-        """
-        self._check_seen()
-        return self.distance_sum / self.rows
+    def _check(self, x: Tensor, y: Tensor, *, min_rows: int = 1) -> None:
+        check_pair("x", x, "y", y, min_rows=min_rows)
+
+    def _measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        count = self._count(torch.cat([x, y], dim=1))
+        if self.normalize:
+            x, y = unit_rows(x), unit_rows(y)
+        pairs = pair_distances(x, y, self.alpha)
+        return {"distance_sum": pairs.sum(dtype=torch.float64), **count}
+
+    def _value(self, shared: States) -> Tensor:
+        return shared["distance_sum"] / shared["rows"]

@@ -1,97 +1,181 @@
-"""What every metric shares: counting rows, deferred refusal, synchronisation, plotting."""
+"""What every metric shares: declarations, checks, states that merge, and the value of one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_max, dim_zero_sum
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from hsplugin.plots import figure
+from hsplugin.metrics.checks import check_finite
+
+States = Mapping[str, Tensor]
+# torchmetrics' reductions of a stack, as functions of two; our own take all parts at once.
+_PAIRWISE: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    dim_zero_sum: torch.add,
+    dim_zero_max: torch.maximum,
+}
 
 
-def gather_padded(state: Tensor, group: Any = None) -> list[Tensor]:
-    """Gather a state from all ranks, filled up with zeros to one shape.
-
-    A rank that has seen no features yet does not know their dimension, and reservoirs differ in
-    length; in every state here zeros stand for nothing seen.
-    """
-    gathered = gather_all_tensors(state, group)
-    shape = [max(sizes) for sizes in zip(*(part.shape for part in gathered), strict=True)]
-    return [
-        pad(part, [n for have, want in zip(part.shape[::-1], shape[::-1], strict=True)
-                   for n in (0, want - have)])
-        for part in gathered
-    ]  # fmt: skip
+class MissingInputError(ValueError):
+    """A metric takes something that was not given, such as a second view or labels."""
 
 
 class GeometryMetric(Metric):
-    """Base of the metrics: ``update`` only looks at shapes, ``compute`` at values.
+    """Base of the metrics: ``update`` looks only at shapes, ``compute`` also at values.
 
-    Features are detached from their graph: to train on a quantity, take the function or a loss.
-    Results are float64 scalars unless said otherwise.
+    A subclass declares what the rest of the package asks of a metric, checks its inputs in
+    ``_check``, turns a batch into states in ``_measure``, and reads its value off the states in
+    ``_value``. From these three come streaming, merging over ranks, the value of a single batch
+    (:meth:`of`, which the function of the metric's name calls) and the jackknife.
+
+    Features are detached in ``update``; :meth:`of` is differentiable where the formula is. Results
+    are float64 scalars unless said otherwise.
+
+    Attributes:
+        name: How logs, tables and options call it.
+        title: How a heading calls it.
+        takes: What ``update`` takes, in order: "x" (features), "y" (their positives), "views"
+            (both, stacked) or "labels".
+        optional: What it takes besides if there is any.
+        settings: Arguments of its constructor that :meth:`build` passes on.
+        required: Those of them that have no default.
+        variants: Further forms that a full report lists: suffix of the name to settings.
+        needs_matrix: Whether it takes time and memory for a d x d matrix.
+        each_step: Whether a monitor shows it for single batches too.
+        note: How to read the value, in a few words; may name ``{dim}``.
+        least_rows: Rows below which it has no value.
+        least_dim: Dimensions below which it has no value.
     """
 
+    name: ClassVar[str]
+    title: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ("x",)
+    optional: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
+    needs_matrix: ClassVar[bool] = False
+    each_step: ClassVar[bool] = False
+    note: str = ""
+    least_rows: ClassVar[int] = 2
+    least_dim: int = 1
+
     is_differentiable = False
-    # The states take their shape from the first features, which torchmetrics' merge of a batch's
-    # state into the running one would not allow; so forward() updates twice.
-    full_state_update = True
+    full_state_update = False
     rows: Tensor
     nonfinite_rows: Tensor
 
-    _argument = "features"
-    _fewest_rows = 2
+    _check: Callable[..., None]
+    """Refuse what has a wrong type or shape, and fewer rows than ``min_rows``."""
+    _measure: Callable[..., dict[str, Tensor]]
+    """The states of a batch alone."""
+    _value: Callable[[Any], Tensor]
+    """The metric, from what :meth:`_shared` made of the states."""
+
+    # What messages call the inputs.
+    _arguments: ClassVar[tuple[str, ...]] = ("features",)
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("dist_sync_fn", gather_padded)
         super().__init__(**kwargs)
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("nonfinite_rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self._in_forward = False
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
-        # A half-precision module that holds the metric moves it, but must not round its sums.
-        return super()._apply(lambda state: state.to(fn(state).device), *args, **kwargs)
+    @classmethod
+    def build(cls, **settings: Any) -> GeometryMetric:
+        """Make the metric with those of some settings that it takes.
 
-    def _set_apart(self, *options: float) -> None:
-        """Keep a MetricCollection from merging metrics that differ in these options.
-
-        It merges those whose states are equal after the first update, which may be by chance.
+        Raises:
+            TypeError: If a setting that it needs is not among them, or one has the wrong type.
+            ValueError: If a setting is out of range.
         """
-        state = torch.tensor(options, dtype=torch.float64)
-        self.add_state("options", state, dist_reduce_fx="max")
+        return cls(**{name: settings[name] for name in cls.settings if name in settings})
 
-    def _count(self, features: Tensor) -> None:
-        finite = torch.isfinite(features.detach()).flatten(1).all(dim=1)
-        self.nonfinite_rows = self.nonfinite_rows + (~finite).sum()
-        self.rows = self.rows + len(features)
+    def bounds(self, rows: int, dim: int) -> tuple[float, float]:
+        """The least and the largest value possible for so many rows of so many dimensions."""
+        return 0.0, float("inf")
 
-    def _check_seen(self) -> None:
-        rows, nonfinite = int(self.rows), int(self.nonfinite_rows)
-        if rows < self._fewest_rows:
-            self._refuse(
-                f"{self._argument}: {type(self).__name__} has seen {rows} row(s) but needs at "
-                f"least {self._fewest_rows}; call update() with more before compute()"
-            )
-        if nonfinite:
-            self._refuse(
-                f"{self._argument}: {nonfinite} of {rows} rows that {type(self).__name__} has "
-                f"seen hold NaN or infinite values; mend them and call reset()"
-            )
+    def collapse(self, value: float, dim: int) -> str:
+        """What in the value says that the features collapse, or nothing."""
+        return ""
 
-    def _refuse(self, message: str) -> None:
-        # torchmetrics would otherwise leave this rank with the state of all ranks.
-        if self._is_synced and self._should_unsync:
-            self.unsync()
-        raise ValueError(message)
+    def describe(self, dim: int) -> str:
+        """How to read the value, in a few words."""
+        return self.note.format(dim=dim)
 
-    def plot(
-        self, val: Tensor | float | Sequence[Tensor | float] | None = None, ax: Any = None
-    ) -> tuple[Any, Any]:
-        """Draw one value as a point or several, such as one an epoch, as a line.
+    def extras(self) -> dict[str, float]:
+        """Further numbers after ``compute``, by the suffix of the name under which to log them."""
+        return {}
+
+    def of(self, *inputs: Tensor, finite: bool = True) -> Tensor:
+        """The value of these inputs alone, without touching what was seen; differentiable.
+
+        Args:
+            inputs: What ``update`` takes.
+            finite: Whether to refuse NaN and infinite values, which reads them on the host.
+
+        Raises:
+            TypeError: As ``update``.
+            ValueError: As ``update``, and if there are too few rows or values are not finite.
+        """
+        self._check(*inputs, min_rows=self.least_rows)
+        if finite:
+            for name, value in zip(self._arguments, inputs, strict=False):
+                check_finite(name, value)
+        return self._evaluate(*inputs)
+
+    def compute(self) -> Any:
+        """Return the metric of everything seen.
+
+        Raises:
+            ValueError: If fewer rows were seen than it takes, or features were NaN or infinite.
+        """
+        try:
+            if self._in_forward and int(self.rows) < self.least_rows:
+                return self.rows.new_full((), float("nan"), dtype=torch.float64)
+            self._check_seen()
+            return self._value(self._shared(self._states()))
+        except Exception:
+            # torchmetrics would leave this rank with the states of all ranks.
+            if self._is_synced and self._should_unsync:
+                self.unsync()
+            raise
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return its own value, NaN if it has too few rows for one.
+
+        A batch that is refused leaves the metric as it was.
+
+        Raises:
+            TypeError: As ``update``.
+            ValueError: As ``update`` and ``compute``.
+        """
+        states, count = self._states(), self._update_count
+        self._in_forward = True
+        try:
+            return super().forward(*args, **kwargs)
+        except Exception:
+            for name, state in states.items():
+                setattr(self, name, state)
+            self._update_count = count
+            self._computed = None
+            self._is_synced, self._should_unsync = False, True
+            self._to_sync = self.sync_on_compute
+            raise
+        finally:
+            self._in_forward = False
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw one value, or several such as one an epoch, by torchmetrics' own ``plot``.
 
         Args:
             val: What ``compute`` or ``forward`` returned, or a sequence of it; computed if None.
@@ -101,17 +185,165 @@ class GeometryMetric(Metric):
             The figure and the axes.
 
         Raises:
-            ImportError: If matplotlib is missing.
+            ImportError: If matplotlib or torchmetrics 1.0 is missing.
         """
-        if val is None:
-            val = self.compute()
-        values = [float(v) for v in (val if isinstance(val, Sequence) else [val])]
-        ax = figure(1)[1][0] if ax is None else ax
-        ax.plot(range(len(values)), values, marker="o", label=type(self).__name__)
-        if len(values) == 1:
-            ax.set_xticks([])
-        else:
-            ax.set_xlabel("step")
-        ax.set_ylabel(type(self).__name__)
-        ax.grid(True, alpha=0.3)
-        return ax.get_figure(), ax
+        if not hasattr(self, "_plot"):
+            raise ImportError("plot() needs torchmetrics 1.0 or newer")
+        return self._plot(val, ax)
+
+    def _shared(self, states: States) -> Any:
+        """What all metrics of a family read their values off; computed once for all of them."""
+        return states
+
+    def _family(self) -> tuple[Any, ...]:
+        """Metrics of equal families have equal states."""
+        return (id(self),)
+
+    def _dim(self, states: States) -> int:
+        """Dimension of the features in the states; 0 before there are any, or if unknown."""
+        return 0
+
+    def _evaluate(self, *inputs: Any) -> Tensor:
+        return self._value(self._shared(self._measure(*inputs)))
+
+    def _add(self, *inputs: Any) -> None:
+        """What every ``update`` does."""
+        self._check(*inputs)
+        batch = self._measure(*(None if value is None else value.detach() for value in inputs))
+        for name, state in self._merge([self._states(), batch]).items():
+            setattr(self, name, state)
+
+    def _states(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._defaults}
+
+    def _merge(self, parts: Sequence[States]) -> dict[str, Tensor]:
+        """The states of all parts together, by the reductions that merge those of ranks."""
+        self._check_dims(parts)
+        merged = {}
+        reductions: Mapping[str, Any] = self._reductions
+        for name, reduction in reductions.items():
+            own = [part[name] for part in parts if name in part]
+            pairwise = _PAIRWISE.get(reduction)
+            merged[name] = reduce(pairwise, _padded(own)) if pairwise else reduction(own)
+        return merged
+
+    def _check_dims(self, parts: Iterable[States]) -> None:
+        dims = [dim for dim in map(self._dim, parts) if dim]
+        if len(set(dims)) > 1:
+            raise ValueError(
+                f"features have dimension {dims[-1]}, but {dims[0]} in earlier calls; "
+                f"call reset() before measuring another representation"
+            )
+
+    def _reduce_states(self, incoming_state: States) -> None:
+        """What torchmetrics calls in ``forward``, ``merge_state`` and ``Running``."""
+        for name, state in self._merge([incoming_state, self._states()]).items():
+            setattr(self, name, state)
+
+    def _split(self, groups: int) -> list[GeometryMetric]:
+        """Empty copies, one for each part of a sample that is dealt to groups."""
+        return [copy.deepcopy(self) for _ in range(groups)]
+
+    def _leave_one_out(
+        self, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each metric of the family that has a value, that of all parts and without each."""
+        states = [part._states() for part in parts if int(part.rows)]
+        without = [[s for s in states if s is not left_out] for left_out in states]
+        shared = self._shared(self._merge(states))
+        values = {
+            name: [value]
+            for name, metric in family.items()
+            if (value := _value_or_none(metric, shared)) is not None
+        }
+        for subset in without if len(states) > 1 else ():
+            shared = self._shared(self._merge(subset))
+            for name, found in values.items():
+                value = _value_or_none(family[name], shared)
+                found.append(found[0].new_tensor(float("nan")) if value is None else value)
+        return {name: (v[0], torch.stack(v)[1:]) for name, v in values.items()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        # A half-precision module that holds the metric moves it, but must not round its sums.
+        return super()._apply(lambda state: state.to(fn(state).device), *args, **kwargs)
+
+    def _forbid_merging(self, *options: float) -> None:
+        """Keep a MetricCollection from merging metrics that differ in these options.
+
+        It merges those whose states are equal after the first update, which may be by chance.
+        """
+        state = torch.tensor(options, dtype=torch.float64)
+        self.add_state("options", state, dist_reduce_fx="max")
+
+    def _count(self, features: Tensor) -> dict[str, Tensor]:
+        """The states that every metric has."""
+        finite = torch.isfinite(features.detach()).flatten(1).all(dim=1)
+        rows = torch.full((), len(features), dtype=torch.int64, device=features.device)
+        return {"rows": rows, "nonfinite_rows": (~finite).sum()}
+
+    def _check_seen(self) -> None:
+        rows, nonfinite = int(self.rows), int(self.nonfinite_rows)
+        name = " or ".join(self._arguments)
+        if rows < self.least_rows:
+            raise ValueError(
+                f"{name}: {type(self).__name__} has seen {rows} row(s) but needs at "
+                f"least {self.least_rows}; call update() with more before compute()"
+            )
+        if nonfinite:
+            raise ValueError(
+                f"{name}: {nonfinite} of {rows} rows that {type(self).__name__} has "
+                f"seen hold NaN or infinite values; correct them and call reset()"
+            )
+
+
+def select_inputs(
+    takes: Sequence[str],
+    optional: Sequence[str],
+    x: Tensor,
+    y: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """The arguments of a metric's ``update``, from features, their positives and their labels.
+
+    Raises:
+        MissingInputError: If there is no second view or no labels and the metric takes them.
+    """
+    views = None if y is None else torch.stack([x, y], dim=1) if "views" in takes else x
+    given = {"x": x, "y": y, "labels": labels, "views": views}
+    told = {"y": "a pair of views", "views": "a pair of views", "labels": "labels in the batch"}
+    chosen = []
+    for name in takes:
+        value = given[name]
+        if value is None:
+            raise MissingInputError(f"it needs {told[name]}, and there is none")
+        chosen.append(value)
+    return (*chosen, *(value for name in optional if (value := given[name]) is not None))
+
+
+def gather_padded(state: Tensor, group: Any = None) -> list[Tensor]:
+    """Gather a state from all ranks, filled up with zeros to one shape."""
+    return _padded(gather_all_tensors(state, group))
+
+
+def _padded(states: Sequence[Tensor]) -> list[Tensor]:
+    """States in one shape: in every state here, zeros stand for nothing seen.
+
+    A metric that has seen no features does not know their dimension yet, and samples differ in
+    length.
+    """
+    shape = [max(sizes) for sizes in zip(*(state.shape for state in states), strict=True)]
+    return [
+        state
+        if list(state.shape) == shape
+        else pad(state, [n for have, want in zip(state.shape[::-1], shape[::-1], strict=True)
+                         for n in (0, want - have)])
+        for state in states
+    ]  # fmt: skip
+
+
+def _value_or_none(metric: GeometryMetric, shared: Any) -> Tensor | None:
+    """Rows may leave nothing to measure, such as no two of one class."""
+    try:
+        return metric._value(shared)
+    except ValueError:
+        return None

@@ -8,8 +8,8 @@ from torch import Tensor
 from hsplugin.checks import check_features
 
 
-def check_views(views: object) -> None:
-    """Refuse anything but a floating (N, q, d) tensor of q >= 2 views.
+def check_views(views: object, *, min_rows: int = 1) -> None:
+    """Refuse anything but a floating (N, q, d) tensor of q >= 2 views, N >= ``min_rows``.
 
     Raises:
         TypeError: If it is no floating-point tensor.
@@ -20,7 +20,9 @@ def check_views(views: object) -> None:
             f"views must have shape (N, q, d) with q >= 2 views of each instance, got "
             f"{tuple(views.shape)}; use torch.stack([z_a, z_b], dim=1) for two views"
         )
-    check_features("views", views.flatten(0, 1) if isinstance(views, Tensor) else views)
+    check_features(
+        "views", views.flatten(1) if isinstance(views, Tensor) else views, min_rows=min_rows
+    )
 
 
 def check_labels(labels: object, rows: int) -> None:
@@ -34,6 +36,12 @@ def check_labels(labels: object, rows: int) -> None:
         raise ValueError("labels is missing; pass an integer class label for each row of features")
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
+    if labels.is_floating_point() and labels.dim() > 1:
+        raise TypeError(
+            f"labels must be integers, got {labels.dtype} {tuple(labels.shape)}, which looks like "
+            f"a second view; in a MetricCollection, pass views and labels by keyword: "
+            f"update(features=z_a, x=z_a, y=z_b, labels=...)"
+        )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}; convert with .long()")
     if labels.shape != (rows,):
@@ -41,17 +49,6 @@ def check_labels(labels: object, rows: int) -> None:
             f"labels must have shape ({rows},), one for each row of features, got "
             f"{tuple(labels.shape)}"
         )
-
-
-def check_sample(name: str, features: Tensor) -> None:
-    """Refuse anything but at least two finite rows (N, d).
-
-    Raises:
-        TypeError: If it is no floating-point tensor.
-        ValueError: If its shape is wrong or a value is NaN or infinite.
-    """
-    check_features(name, features, min_rows=2)
-    check_finite(name, features)
 
 
 def check_finite(name: str, features: Tensor) -> None:

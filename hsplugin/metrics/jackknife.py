@@ -1,99 +1,107 @@
-"""Uniformity with its standard error, in one pass over the pairs."""
+"""Metrics of rows that stream by, each with its bias and standard error by a grouped jackknife."""
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hsplugin.potential import log_mean_potential
-
-# With G groups the standard error is itself known to a relative 1 / sqrt(2 (G - 1)), here 18 %.
-GROUPS = 16
+from hsplugin.metrics.base import GeometryMetric, select_inputs
+from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys
 
 
-def jackknife_uniformity(
-    features: Tensor, t: float = 2.0, *, backend: str = "auto"
-) -> tuple[Tensor, Tensor]:
-    r"""Uniformity of a sample, and its standard error for that of the population.
+class Jackknifed(NamedTuple):
+    """A metric of all rows, and what the groups tell about its population.
 
-    Rows are dealt at random (by a fixed rule) into 16 groups; the sums of the potential within
-    and between them give the uniformity of all rows, and of all but each group: the grouped
-    jackknife. Each pair is visited once.
+    Attributes:
+        value: The metric of all rows.
+        unbiased: The value with its bias of order 1/N taken out; NaN where there is no estimate.
+        error: Standard error of ``unbiased``; NaN where there is no estimate.
+        groups: How many groups the estimate rests on.
+    """
+
+    value: float
+    unbiased: float
+    error: float
+    groups: int
+
+
+class GroupedMetrics:
+    """Some metrics over rows that are dealt at random, by a fixed rule, to groups.
+
+    Metrics of one family, such as those over moments, share their states; a spectrum is computed
+    once for all of them.
 
     Args:
-        features: Unit features, shape (N, d), N >= 4.
-        t: Inverse width of the Gaussian, above 0.
-        backend: As of :func:`hsplugin.potential.log_mean_potential`.
-
-    Returns:
-        Two float64 scalars on the device of the features.
-
-    Raises:
-        TypeError: If features is no floating-point tensor.
-        ValueError: If the shape is wrong or there are fewer than four rows.
+        metrics: The metrics by the names under which they are returned.
+        groups: How many groups; 1 for values without estimates.
     """
-    n = len(features)
-    if n < 4:
-        raise ValueError(f"features has {n} row(s), but a standard error takes at least 4")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    groups = [
-        features[part.to(features.device)] for part in order.tensor_split(min(GROUPS, n // 2))
-    ]
-    log_sums = features.new_full(
-        (len(groups), len(groups)), -torch.inf, dtype=torch.float64, device=features.device
-    )
-    pairs = torch.zeros_like(log_sums)
-    for g, rows in enumerate(groups):
-        pairs[g, g] = len(rows) * (len(rows) - 1) / 2
-        log_sums[g, g] = log_mean_potential(rows, t, backend=backend)
-        for h in range(g):
-            pairs[h, g] = len(rows) * len(groups[h])
-            log_sums[h, g] = log_mean_potential(
-                rows, t, queue=groups[h], intra_batch=False, backend=backend
-            )
-    log_sums = log_sums + pairs.log()
-    value = log_sums.flatten().logsumexp(0) - math.log(n * (n - 1) / 2)
-    kept = ~torch.eye(len(groups), dtype=torch.bool, device=features.device)
-    without = torch.stack(
-        [
-            log_sums[keep][:, keep].flatten().logsumexp(0) - pairs[keep][:, keep].sum().log()
-            for keep in kept
-        ]
-    )
-    return value, jackknife(value, without)[1]
+
+    def __init__(self, metrics: Mapping[str, GeometryMetric], groups: int = GROUPS) -> None:
+        self.rows = 0
+        self.groups = groups
+        self._families: dict[tuple[Any, ...], dict[str, GeometryMetric]] = {}
+        for name, metric in metrics.items():
+            self._families.setdefault(metric._family(), {})[name] = metric
+        self._parts = {
+            family: next(iter(members.values()))._split(groups)
+            for family, members in self._families.items()
+        }
+
+    def update(self, x: Tensor, y: Tensor | None = None, labels: Tensor | None = None) -> None:
+        """Add rows; in all calls but the last a multiple of the number of groups.
+
+        Args:
+            x: Features, shape (N, d).
+            y: The other view of each row, shape (N, d), if a metric takes pairs.
+            labels: The class of each row, shape (N,), if a metric takes them.
+
+        Raises:
+            ValueError: As the metrics' own ``update``.
+        """
+        for group, mine in enumerate(self._deal(len(x), x.device)):
+            if not len(mine):
+                continue
+            own = [None if tensor is None else tensor[mine] for tensor in (x, y, labels)]
+            for parts in self._parts.values():
+                metric = parts[group]
+                metric.update(*select_inputs(metric.takes, metric.optional, *own))  # type: ignore[arg-type]
+        self.rows += len(x)
+
+    def compute(self) -> dict[str, Jackknifed]:
+        """Every metric that has a value, of all rows, with its jackknife estimate."""
+        return {
+            name: _estimate(value, without)
+            for family, members in self._families.items()
+            for name, (value, without) in self._leave_one_out(family, members).items()
+        }
+
+    def whole(self, metric: GeometryMetric) -> Any:
+        """What the metric is read off, for all rows: moments, or states."""
+        parts = self._parts[metric._family()]
+        return metric._shared(parts[0]._merge([part._states() for part in parts]))
+
+    def _leave_one_out(
+        self, family: tuple[Any, ...], members: Mapping[str, GeometryMetric]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        parts = self._parts[family]
+        return parts[0]._leave_one_out(parts, members)
+
+    def _deal(self, rows: int, device: torch.device) -> list[Tensor]:
+        """Each group's places among the next rows: one in every block of rows, at random."""
+        blocks = math.ceil(rows / self.groups)
+        first = torch.tensor(self.rows, device=device)
+        order = row_keys(1, 0, first, blocks * self.groups).view(blocks, -1).argsort(dim=1)
+        places = order + self.groups * torch.arange(blocks, device=device)[:, None]
+        return [column[column < rows] for column in places.T]
 
 
-def jackknife(value: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
-    """An estimate with its bias of order 1/N taken out, and its standard error.
-
-    Args:
-        value: The estimate from all rows, a scalar.
-        without: The estimates without each of G groups of rows, shape (G,).
-    """
+def _estimate(value: Tensor, without: Tensor) -> Jackknifed:
     groups = len(without)
-    unbiased = groups * value - (groups - 1) * without.mean()
-    error: Tensor = ((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt()
-    return unbiased, error
-
-
-def student_quantile(confidence: float, freedom: int) -> float:
-    """Half-width, in standard errors, of a two-sided interval of Student's t.
-
-    The expansion in 1/freedom of Abramowitz & Stegun 26.7.5, whose error at 15 degrees of
-    freedom and 95 % is below 0.01 %.
-
-    Example:
-        >>> round(student_quantile(0.95, 15), 3)
-        2.131
-    """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    n = max(freedom, 1)
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )
+    if groups < 2:
+        return Jackknifed(float(value), math.nan, math.nan, groups)
+    unbiased, error = jackknife(value, without)
+    return Jackknifed(float(value), float(unbiased), float(error), groups)

@@ -8,18 +8,59 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_positive
-from hsplugin.metrics import spectrum
-from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_views
-from hsplugin.metrics.moments import add_moments
-from hsplugin.metrics.spectrum import Moments, instance_moments, merge_moments
+from hsplugin.metrics.moments import (
+    Moments,
+    entropy_rank,
+    largest_entropy_rank,
+    merge_moments,
+    pack_moments,
+)
+
+
+def lidar(views: Tensor, delta: float = 1e-4, epsilon: float = 1e-7) -> Tensor:
+    r"""Rank of what tells instances apart: linear discriminant analysis rank.
+
+    .. math::
+        \exp\Bigl(-\sum_k p_k \log p_k\Bigr), \quad p = \frac{\lambda}{\|\lambda\|_1} + \epsilon,
+        \quad \lambda = \mathrm{eig}\bigl(\Sigma_w^{-1/2} \Sigma_b \Sigma_w^{-1/2}\bigr)
+
+    where Sigma_b is the covariance of the instances' means and Sigma_w the mean covariance of an
+    instance's views plus delta I. From 0 (all instances alike) over 1 to min(N - 1, d); more is
+    better. The paper uses about 1000 instances of 50 views; delta weighs against the scale of the
+    features. The paper defines both covariances by expectations, so they divide by N and by N q.
+    Code that divides by N - 1 and N (q - 1), as stable-pretraining's, has at delta the value that
+    this has at delta (q - 1) / q: for two views, that of half the delta. reptrix takes the
+    eigenvalues of the covariance of the matrix's rows where the paper takes those of the matrix.
+
+    Source: Thilak et al., ICLR 2024, https://arxiv.org/abs/2312.04000.
+
+    Args:
+        views: Features of q views of each of N instances, shape (N, q, d), N >= 2, q >= 2.
+        delta: Added to the diagonal of Sigma_w, above 0.
+        epsilon: Added to each p, above 0.
+
+    Returns:
+        A float64 scalar.
+
+    Raises:
+        TypeError: If views is no floating-point tensor.
+        ValueError: If the shape is wrong, delta or epsilon <= 0, or a value is NaN or infinite.
+
+    Example:
+        >>> views = torch.eye(4)[:, None].repeat(1, 2, 1)
+        >>> round(lidar(views).item(), 3)
+        3.0
+    """
+    return LiDAR(delta, epsilon).of(views)
 
 
 class LiDAR(GeometryMetric):
     r"""Rank of :math:`\Sigma_w^{-1/2} \Sigma_b \Sigma_w^{-1/2}`; more is better.
 
     Streams with the moments of the instances' means and the sum of the covariances within them.
-    See :func:`hsplugin.metrics.functional.lidar`. Takes the features as they are, as the paper.
+    See :func:`lidar`. Takes the features as they are, as the paper does.
 
     Args:
         delta: Added to the diagonal of Sigma_w, above 0.
@@ -37,11 +78,16 @@ class LiDAR(GeometryMetric):
         3.0
     """
 
+    name = "lidar"
+    title = "LiDAR"
+    takes = ("views",)
+    needs_matrix = True
+    note = "of {dim}, more is better"
     higher_is_better = True
     moments: Tensor
     within: Tensor
 
-    _argument = "views"
+    _arguments = ("views",)
 
     def __init__(self, delta: float = 1e-4, epsilon: float = 1e-7, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -61,19 +107,33 @@ class LiDAR(GeometryMetric):
             TypeError: If views is no floating-point tensor.
             ValueError: If its shape is wrong or d differs from that of earlier calls.
         """
-        check_views(views)
-        views = views.detach()
-        means, within = instance_moments(views)
-        self.moments = add_moments(self.moments, means)
-        self.within = self.within + within
-        self._count(views)
+        self._add(views)
 
-    def compute(self) -> Tensor:
-        """Return the metric of all instances seen.
+    def bounds(self, rows: int, dim: int) -> tuple[float, float]:
+        """From 0 to min(N - 1, d), and a little more for epsilon."""
+        return 0.0, largest_entropy_rank(min(rows - 1, dim), dim, self.epsilon)
 
-        Raises:
-            ValueError: If fewer than two were seen, or features were NaN or infinite.
-        """
-        self._check_seen()
-        moments = Moments.unpack(self.moments)
-        return spectrum.lidar(moments, self.within, self.delta, self.epsilon)
+    def _check(self, views: Tensor, *, min_rows: int = 1) -> None:
+        check_views(views, min_rows=min_rows)
+
+    def _measure(self, views: Tensor) -> dict[str, Tensor]:
+        x = views.to(torch.float64)
+        means = x.mean(dim=1)
+        centred = (x - means[:, None]).flatten(0, 1)
+        within = centred.T @ centred / views.shape[1]
+        return {"moments": pack_moments(means), "within": within, **self._count(views)}
+
+    def _dim(self, states: States) -> int:
+        return len(states["moments"]) - 1
+
+    def _value(self, shared: States) -> Tensor:
+        between, within = Moments.unpack(shared["moments"]), shared["within"]
+        identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
+        factor = torch.linalg.cholesky(within / between.rows + self.delta * identity)
+        half = torch.linalg.solve_triangular(factor, between.scatter / between.rows, upper=False)
+        whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
+        eigenvalues = torch.linalg.eigvalsh((whitened + whitened.T) / 2).clamp(min=0)
+        # Identical instances leave rounding errors, which have no rank.
+        magnitude = between.mean.square().sum() / self.delta
+        floor = (len(within) * torch.finfo(torch.float64).eps) ** 2 * magnitude
+        return entropy_rank(torch.where(eigenvalues > floor, eigenvalues, 0.0), self.epsilon)

@@ -9,15 +9,49 @@ from torch import Tensor
 
 from hsplugin.checks import check_features, check_integer
 from hsplugin.functional import unit_rows
-from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_labels
-from hsplugin.metrics.functional import tolerance_of
+
+
+def tolerance(features: Tensor, labels: Tensor, conditional: bool = False) -> Tensor:
+    r"""Similarity kept within classes, :math:`E_{x,y}[f(x)^\top f(y)\, 1\{l(x) = l(y)\}]`.
+
+    over pairs of distinct samples. As the paper's formula counts pairs of unlike class as zero,
+    its value depends on the class sizes and is at most the chance that two samples share a class;
+    ``conditional=True`` averages over the pairs of one class instead, within [-1, 1].
+
+    Source: Wang & Liu, "Understanding the Behaviour of Contrastive Loss", CVPR 2021,
+    https://arxiv.org/abs/2012.09740.
+
+    Args:
+        features: Unit features, shape (N, d), N >= 2.
+        labels: Integer class labels, shape (N,).
+        conditional: Whether to average over the pairs of one class only.
+
+    Returns:
+        A float64 scalar.
+
+    Raises:
+        TypeError: If features is no floating-point tensor or labels hold no integers.
+        ValueError: If a shape is wrong, a value is NaN or infinite, or ``conditional`` is asked
+            for and no two samples share a class.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> tolerance(x, torch.tensor([0, 0, 1]), conditional=True).item()
+        1.0
+    """
+    check_features("features", features, min_rows=2)
+    check_labels(labels, len(features))
+    classes, index = torch.unique(labels, return_inverse=True)
+    metric = Tolerance(len(classes), conditional=conditional, normalize=False)
+    return metric.of(features, index)
 
 
 class Tolerance(GeometryMetric):
     r"""Tolerance, :math:`E_{x,y}[f(x)^\top f(y)\, 1\{l(x) = l(y)\}]`; more is better.
 
-    Streams with one sum of features a class. See :func:`hsplugin.metrics.functional.tolerance`.
+    Streams with one sum of features a class. See :func:`tolerance`.
 
     Args:
         num_classes: How many classes there are; labels lie in [0, num_classes).
@@ -37,6 +71,12 @@ class Tolerance(GeometryMetric):
         1.0
     """
 
+    name = "tolerance"
+    title = "tolerance"
+    takes = ("x", "labels")
+    settings = ("num_classes", "conditional", "normalize")
+    required = ("num_classes",)
+    variants = {"": {}, "_conditional": {"conditional": True}}  # noqa: RUF012 - never changed
     higher_is_better = True
     class_sums: Tensor
     class_counts: Tensor
@@ -55,13 +95,13 @@ class Tolerance(GeometryMetric):
         self.num_classes = check_integer("num_classes", num_classes, least=1)
         self.conditional = conditional
         self.normalize = normalize
-        self._set_apart(normalize)
-        zero = torch.zeros((), dtype=torch.float64)
+        self.note = "over the pairs of one class, 1 is most" if conditional else "over all pairs"
+        self._forbid_merging(normalize)
         sums = torch.zeros(num_classes, 0, dtype=torch.float64)
         counts = torch.zeros(num_classes, dtype=torch.int64)
         self.add_state("class_sums", sums, dist_reduce_fx="sum")
         self.add_state("class_counts", counts, dist_reduce_fx="sum")
-        self.add_state("squares", zero, dist_reduce_fx="sum")
+        self.add_state("squares", sums.new_zeros(()), dist_reduce_fx="sum")
         self.add_state("unknown_labels", counts.new_zeros(()), dist_reduce_fx="sum")
 
     def update(self, features: Tensor, labels: Tensor) -> None:
@@ -75,41 +115,49 @@ class Tolerance(GeometryMetric):
             TypeError: If features is no floating-point tensor or labels hold no integers.
             ValueError: If a shape is wrong, labels are missing, or d differs from earlier calls.
         """
-        check_features("features", features)
+        self._add(features, labels)
+
+    def bounds(self, rows: int, dim: int) -> tuple[float, float]:
+        """From -1 to 1 on the sphere."""
+        most = 1.0 if self.normalize else float("inf")
+        return -most, most
+
+    def _check(self, features: Tensor, labels: Tensor, *, min_rows: int = 1) -> None:
+        check_features("features", features, min_rows=min_rows)
         check_labels(labels, len(features))
-        features = features.detach()
+
+    def _measure(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         x = (unit_rows(features) if self.normalize else features).to(torch.float64)
-        known_dim = self.class_sums.shape[1]
-        if known_dim not in (0, x.shape[1]):
-            raise ValueError(
-                f"features have dimension {x.shape[1]}, but {known_dim} in earlier calls; "
-                f"call reset() before measuring another representation"
-            )
         known = (labels >= 0) & (labels < self.num_classes)
         index = torch.where(known, labels, 0).long()
         x = x * known[:, None]
-        batch = x.new_zeros(self.num_classes, x.shape[1]).index_add_(0, index, x)
-        self.class_sums = self.class_sums + batch if known_dim else batch
-        self.class_counts = self.class_counts.index_add(0, index, known.long())
-        self.squares = self.squares + x.square().sum()
-        self.unknown_labels = self.unknown_labels + (~known).sum()
-        self._count(features)
+        counts = torch.zeros(self.num_classes, dtype=torch.int64, device=x.device)
+        return {
+            "class_sums": x.new_zeros(self.num_classes, x.shape[1]).index_add(0, index, x),
+            "class_counts": counts.index_add_(0, index, known.long()),
+            "squares": x.square().sum(),
+            "unknown_labels": (~known).sum(),
+            **self._count(features),
+        }
 
-    def compute(self) -> Tensor:
-        """Return the tolerance of all features seen.
+    def _dim(self, states: States) -> int:
+        return states["class_sums"].shape[1]
 
-        Raises:
-            ValueError: If fewer than two rows were seen, features were NaN or infinite, labels
-                out of range, or ``conditional`` has no two samples of one class.
-        """
-        self._check_seen()
-        if unknown := int(self.unknown_labels):
-            self._refuse(
+    def _family(self) -> tuple[Any, ...]:
+        return ("classes", self.num_classes, self.normalize)
+
+    def _value(self, shared: States) -> Tensor:
+        if unknown := int(shared["unknown_labels"]):
+            raise ValueError(
                 f"labels: {unknown} lie outside [0, {self.num_classes}); "
                 f"set num_classes to the number of classes and call reset()"
             )
-        try:
-            return tolerance_of(self.class_sums, self.class_counts, self.squares, self.conditional)
-        except ValueError as error:
-            self._refuse(str(error))
-            raise
+        counts = shared["class_counts"].to(torch.float64)
+        total = counts.sum()
+        pairs = (counts * (counts - 1)).sum() if self.conditional else total * (total - 1)
+        if self.conditional and pairs == 0:
+            raise ValueError(
+                "labels: no two samples share a class, so conditional=True has nothing to "
+                "average; pass more samples or conditional=False"
+            )
+        return (shared["class_sums"].square().sum() - shared["squares"]) / pairs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,14 +12,37 @@ from torch import Tensor
 
 from hsplugin.checks import check_features, check_integer, check_t
 from hsplugin.functional import uniformity_optimum, unit_rows
-from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_labels
-from hsplugin.metrics.jackknife import jackknife_uniformity
+from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys
 from hsplugin.potential import check_backend, log_mean_potential
 from hsplugin.potential.distributed import rank
 
 _NO_LABEL = -1
-_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
+    r"""Log-mean Gaussian potential, :math:`\log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}`.
+
+    Source: Wang & Isola, ICML 2020, https://arxiv.org/abs/2005.10242. On unit rows it lies in
+    [-4t, 0]; less is better, down to :func:`hsplugin.uniformity_optimum`.
+
+    Args:
+        features: Unit features, shape (N, d), N >= 2.
+        t: Inverse width of the Gaussian, above 0.
+
+    Returns:
+        A scalar, float64 for float64 features and float32 for all others.
+
+    Raises:
+        TypeError: If features is no floating-point tensor.
+        ValueError: If the shape is wrong, t is out of range, or a value is NaN or infinite.
+
+    Example:
+        >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor(-8.)
+    """
+    return Uniformity(t, normalize=False).of(features)
 
 
 class UniformityReport(NamedTuple):
@@ -78,6 +104,11 @@ class Uniformity(GeometryMetric):
         -1.575
     """
 
+    name = "uniformity"
+    title = "uniformity"
+    optional = ("labels",)
+    settings = ("t", "max_samples", "normalize")
+    each_step = True
     higher_is_better = False
     features: Tensor
     labels: Tensor
@@ -98,80 +129,42 @@ class Uniformity(GeometryMetric):
         self.max_samples = check_integer("max_samples", max_samples, least=2)
         self.normalize = normalize
         self.seed = seed
-        self._set_apart(max_samples, normalize)
+        self._forbid_merging(max_samples, normalize)
         self.backend = check_backend(backend)
-        self._report: UniformityReport | None = None
+        self.last_report: UniformityReport | None = None
+        self._rows_before: Tensor | None = None
         empty = torch.zeros(0, dtype=torch.int64)
-        self.add_state("features", torch.zeros(0, 1), dist_reduce_fx=_join_ranks)
-        self.add_state("labels", empty, dist_reduce_fx=_join_ranks)
-        # Below zero, so that the zeros that fill up a shorter reservoir sort behind all rows.
-        self.add_state("keys", empty, dist_reduce_fx=_join_ranks)
+        self.add_state("features", torch.zeros(0, 1), dist_reduce_fx=_join)
+        self.add_state("labels", empty, dist_reduce_fx=_join)
+        # Below zero, so that the zeros that fill up a shorter sample sort behind all rows.
+        self.add_state("keys", empty, dist_reduce_fx=_join)
 
     def update(self, features: Tensor, labels: Tensor | None = None) -> None:
         """Add features.
 
         Args:
-            features: Shape (N, d), of any floating dtype.
+            features: Shape (N, d), of any floating dtype, N >= 1.
             labels: Integer class labels from 0 on, shape (N,), if classes are to be reported.
 
         Raises:
             TypeError: If features is no floating-point tensor or labels hold no integers.
             ValueError: If a shape is wrong or d differs from that of earlier calls.
         """
-        check_features("features", features)
-        if labels is not None:
-            check_labels(labels, len(features))
-        features = features.detach()
-        x = unit_rows(features)
-        if not self.normalize:
-            x = features.to(x.dtype)
-        if len(self.features) and self.features.shape[1] != x.shape[1]:
-            raise ValueError(
-                f"features have dimension {x.shape[1]}, but {self.features.shape[1]} in earlier "
-                f"calls; call reset() before measuring another representation"
-            )
-        keys = row_keys(self.seed, rank(), self.rows, len(x))
-        if labels is None:
-            labels = torch.full_like(keys, _NO_LABEL)
-        self._count(features)
-        if len(self.features):
-            x = torch.cat([self.features, x])
-            labels = torch.cat([self.labels, labels.to(torch.int64)])
-            keys = torch.cat([self.keys, keys])
-        self.features, self.labels, self.keys = self._least(x, labels.to(torch.int64), keys)
+        self._add(features, labels)
 
-    def _least(self, x: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if len(keys) <= self.max_samples:
-            return x, labels, keys
-        keys, index = keys.topk(self.max_samples, largest=False, sorted=False)
-        return x[index], labels[index], keys
-
-    def compute(self) -> Tensor:
-        """Return the uniformity of all features seen, or of the sample kept.
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return its own uniformity, NaN for a single row.
 
         Raises:
-            ValueError: If fewer than two rows were seen, or features were NaN or infinite.
+            TypeError: As ``update``.
+            ValueError: As ``update`` and ``compute``.
         """
-        self._check_seen()
-        x, labels, keys = self._least(self.features, self.labels, self.keys)
-        x, labels = x[keys < 0], labels[keys < 0]
-        rows, kept = int(self.rows), len(x)
-        if rows == kept:
-            value, error = log_mean_potential(x, self.t, backend=self.backend), 0.0
-        elif kept < 4:
-            value, error = log_mean_potential(x, self.t, backend=self.backend), float("nan")
-        else:
-            value, of_population = jackknife_uniformity(x, self.t, backend=self.backend)
-            error = float(of_population) * (1 - kept / rows) ** 0.5
-        optimum = uniformity_optimum(x.shape[1], self.t)
-        per_class = {}
-        for label in torch.unique(labels[labels >= 0]).tolist():
-            members = x[labels == label]
-            if len(members) > 1:
-                per_class[label] = float(log_mean_potential(members, self.t, backend=self.backend))
-        gap = float(value) - optimum
-        self._report = UniformityReport(float(value), error, optimum, gap, rows, kept, per_class)
-        return value.to(x.dtype)
+        # torchmetrics resets the count of rows meanwhile, on which a row's key depends.
+        self._rows_before = self.rows
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._rows_before = None
 
     def report(self) -> UniformityReport:
         """Return :meth:`compute`'s value beside its error, optimum, gap and classes.
@@ -182,29 +175,171 @@ class Uniformity(GeometryMetric):
             ValueError: As :meth:`compute`.
         """
         self.compute()
-        assert self._report is not None
-        return self._report
+        assert self.last_report is not None
+        return self.last_report
+
+    def bounds(self, rows: int, dim: int) -> tuple[float, float]:
+        """From -4t to 0 on the sphere."""
+        return -4 * self.t if self.normalize else -math.inf, 0.0
+
+    def collapse(self, value: float, dim: int) -> str:
+        """Features within a tenth of the attainable uniformity from all being one point."""
+        optimum = uniformity_optimum(dim, self.t)
+        if value > 0.1 * optimum:
+            return (
+                f"uniformity is {value:.3f}, of which 0 is a single point and {optimum:.3f} "
+                f"the best possible in {dim} dimensions"
+            )
+        return ""
+
+    def describe(self, dim: int) -> str:
+        """What is attainable, and how many rows it is from if not all."""
+        optimum = uniformity_optimum(dim, self.t)
+        report = self.last_report
+        if report is None:
+            return f"attainable {optimum:.4f}"
+        sample = f", from a sample of {report.kept}" if report.kept < report.rows else ""
+        return f"attainable {optimum:.4f}, gap {report.gap:.4f}{sample}"
+
+    def extras(self) -> dict[str, float]:
+        """The gap to the optimum, and the mean uniformity within classes if there are several."""
+        report = self.report()
+        found = {"gap": report.gap}
+        if len(report.per_class) > 1:
+            found["within_class"] = sum(report.per_class.values()) / len(report.per_class)
+        return found
+
+    def _check(self, features: Tensor, labels: Tensor | None = None, *, min_rows: int = 1) -> None:
+        check_features("features", features, min_rows=min_rows)
+        if labels is not None:
+            check_labels(labels, len(features))
+
+    def _measure(self, features: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        x = self._points(features)
+        first = self.rows if self._rows_before is None else self._rows_before
+        keys = row_keys(self.seed, rank(), first, len(x))
+        labels = torch.full_like(keys, _NO_LABEL) if labels is None else labels.to(torch.int64)
+        return {"features": x, "labels": labels, "keys": keys, **self._count(features)}
+
+    def _evaluate(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        return log_mean_potential(self._points(features), self.t, backend=self.backend)
+
+    def _points(self, features: Tensor) -> Tensor:
+        x = unit_rows(features)
+        return x if self.normalize else features.to(x.dtype)
+
+    def _dim(self, states: States) -> int:
+        return states["features"].shape[1] if len(states["keys"]) else 0
+
+    def _merge(self, parts: Sequence[States]) -> dict[str, Tensor]:
+        dim = max(1, *map(self._dim, parts))
+        alike = [
+            part if len(part["keys"]) else {**part, "features": part["features"].new_zeros(0, dim)}
+            for part in parts
+        ]
+        return self._least(super()._merge(alike))
+
+    def _least(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(states["keys"]) <= self.max_samples:
+            return states
+        keys, index = states["keys"].topk(self.max_samples, largest=False, sorted=False)
+        sample = {"features": states["features"][index], "labels": states["labels"][index]}
+        return {**states, **sample, "keys": keys}
+
+    def _value(self, shared: States) -> Tensor:
+        sample = self._least(dict(shared))
+        held = sample["keys"] < 0
+        x, labels, rows = sample["features"][held], sample["labels"][held], int(shared["rows"])
+        if len(x) in (rows, 2, 3):
+            value = log_mean_potential(x, self.t, backend=self.backend)
+            error = 0.0 if len(x) == rows else math.nan
+        else:
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+            groups = order.to(x.device).tensor_split(min(GROUPS, len(x) // 2))
+            value, without = self._all_and_without([x[group] for group in groups])
+            error = _sampling_error(value, without, len(x), rows)
+        self.last_report = self._reported(x, labels, rows, float(value), error)
+        return value.to(x.dtype)
+
+    def _reported(
+        self, x: Tensor, labels: Tensor, rows: int, value: float, error: float
+    ) -> UniformityReport:
+        optimum = uniformity_optimum(x.shape[1], self.t)
+        per_class = {}
+        for label in torch.unique(labels[labels >= 0]).tolist():
+            members = x[labels == label]
+            if len(members) > 1:
+                per_class[label] = float(log_mean_potential(members, self.t, backend=self.backend))
+        return UniformityReport(value, error, optimum, value - optimum, rows, len(x), per_class)
+
+    def _split(self, groups: int) -> list[GeometryMetric]:
+        """Copies that draw independently and together keep ``max_samples`` rows or a few more."""
+        copies: list[GeometryMetric] = []
+        for group in range(groups):
+            part = copy.deepcopy(self)
+            part.seed = self.seed + (group << 32)
+            part.max_samples = -(-self.max_samples // groups)
+            copies.append(part)
+        return copies
+
+    def _leave_one_out(
+        self, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """As for any metric, but every pair of rows is visited once."""
+        ((name, metric),) = family.items()
+        assert isinstance(metric, Uniformity)
+        states = [state for part in parts if len((state := part._states())["keys"])]
+        keys = torch.cat([state["keys"] for state in states])
+        if len(keys) > metric.max_samples:
+            limit = keys.kthvalue(metric.max_samples).values
+            held = [state["keys"] <= limit for state in states]
+            states = [
+                {**state, **{name: state[name][own] for name in ("features", "labels", "keys")}}
+                for state, own in zip(states, held, strict=True)
+                if own.any()
+            ]
+        value, without = metric._all_and_without([state["features"] for state in states])
+        x = torch.cat([state["features"] for state in states])
+        labels = torch.cat([state["labels"] for state in states])
+        rows = sum(int(part.rows) for part in parts)
+        error = _sampling_error(value, without, len(x), rows)
+        metric.last_report = metric._reported(x, labels, rows, float(value), error)
+        return {name: (value, without)}
+
+    def _all_and_without(self, groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Uniformity of the rows of all groups, and of all but each group, as float64.
+
+        The sums of the potential within and between groups give them all; every pair is visited
+        once.
+        """
+        count = len(groups)
+        log_sums = groups[0].new_full((count, count), -math.inf, dtype=torch.float64)
+        pairs = torch.zeros_like(log_sums)
+        for g, rows in enumerate(groups):
+            if len(rows) > 1:
+                pairs[g, g] = len(rows) * (len(rows) - 1) / 2
+                log_sums[g, g] = log_mean_potential(rows, self.t, backend=self.backend)
+            for h in range(g):
+                pairs[h, g] = len(rows) * len(groups[h])
+                log_sums[h, g] = log_mean_potential(
+                    rows, self.t, queue=groups[h], intra_batch=False, backend=self.backend
+                )
+        log_sums = log_sums + pairs.log()
+
+        def over(kept: Tensor) -> Tensor:
+            return log_sums[kept][:, kept].flatten().logsumexp(0) - pairs[kept][:, kept].sum().log()
+
+        everything = torch.ones(count, dtype=torch.bool, device=pairs.device)
+        alone = torch.eye(count, dtype=torch.bool, device=pairs.device)
+        return over(everything), torch.stack([over(everything & ~one) for one in alone])
 
 
-def _join_ranks(stacked: Tensor) -> Tensor:
-    return stacked.flatten(0, 1)
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts))
 
 
-def row_keys(seed: int, rank: int, first: Tensor, count: int) -> Tensor:
-    """Numbers in [-2^62, -1] for rows first, first + 1, ...: the splitmix64 hash of their place."""
-    place = first + torch.arange(count, device=first.device)
-    stream = _mixed(torch.full_like(place, _signed(rank * _GOLDEN + seed)))
-    x = _mixed(place * _signed(_GOLDEN) + stream)
-    return -((x & (2**62 - 1)) + 1)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    # Stafford's variant 13; torch shifts signed numbers, so the sign is masked off afterwards.
-    x = (x ^ (x >> 30 & (2**34 - 1))) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> 27 & (2**37 - 1))) * _signed(0x94D049BB133111EB)
-    return x ^ (x >> 31 & (2**33 - 1))
-
-
-def _signed(x: int) -> int:
-    x &= 2**64 - 1
-    return x - 2**64 if x >= 2**63 else x
+def _sampling_error(value: Tensor, without: Tensor, kept: int, rows: int) -> float:
+    """Standard error of a sample of ``kept`` rows as an estimate for all ``rows``."""
+    if kept == rows:
+        return 0.0
+    return float(jackknife(value, without)[1]) * (1 - kept / rows) ** 0.5

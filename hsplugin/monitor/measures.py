@@ -5,31 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hsplugin.functional import align_loss, uniform_loss, unit_rows
+from hsplugin.metrics.base import MissingInputError, select_inputs
 from hsplugin.monitor.taps import Views
 from hsplugin.potential.distributed import world_size
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-CLASSES = {
-    "alignment": "Alignment",
-    "uniformity": "Uniformity",
-    "wasserstein_uniformity": "WassersteinUniformity",
-    "rankme": "RankMe",
-    "effective_rank": "EffectiveRank",
-    "alpha_req": "AlphaReQ",
-    "nesum": "NESum",
-    "lidar": "LiDAR",
-}
-
-
-# Beyond it, the spectrum of a d x d matrix takes minutes on a CPU; who wants it asks for it.
+# Beyond it, the spectrum of a d x d matrix takes minutes on a CPU; it has to be asked for.
 WIDEST_BY_DEFAULT = 2048
 
 
@@ -44,15 +32,16 @@ def build_metrics(
     """
     from torchmetrics import Metric
 
-    import hsplugin.metrics
+    from hsplugin.metrics import METRICS
 
+    known = {name: kind for name, kind in METRICS.items() if not kind.required}
     if isinstance(metrics, str) or not isinstance(metrics, (Mapping, Sequence)):
         raise TypeError(
             "metrics must be a list of names or a mapping from name to torchmetrics.Metric, "
             f"got {type(metrics).__name__}: {metrics!r}"
         )
     if not metrics:
-        raise ValueError(f"metrics is empty; choose from {', '.join(CLASSES)}")
+        raise ValueError(f"metrics is empty; choose from {', '.join(known)}")
     if isinstance(metrics, Mapping):
         for name, metric in metrics.items():
             if not isinstance(metric, Metric):
@@ -60,20 +49,13 @@ def build_metrics(
                     f"metrics[{name!r}] must be a torchmetrics.Metric, got {type(metric).__name__}"
                 )
         return dict(metrics)
-    chosen = {}
     for name in metrics:
-        if name not in CLASSES:
+        if name not in known:
             raise ValueError(
-                f"metrics: {name!r} is unknown; choose from {', '.join(CLASSES)}, or pass a "
+                f"metrics: {name!r} is unknown; choose from {', '.join(known)}, or pass a "
                 "mapping such as {'tolerance': hsplugin.metrics.Tolerance(num_classes=10)}"
             )
-        kind = getattr(hsplugin.metrics, CLASSES[name])
-        chosen[name] = kind(max_samples=max_samples) if name == "uniformity" else kind()
-    return chosen
-
-
-class _MissingError(ValueError):
-    """A metric takes what the batch does not have."""
+    return {name: known[name].build(max_samples=max_samples) for name in metrics}
 
 
 class Measures:
@@ -88,7 +70,8 @@ class Measures:
     def __init__(
         self, metrics: Mapping[str, Metric], widest: int | None = None, lenient: bool = False
     ) -> None:
-        self._metrics = {name: copy.deepcopy(metric) for name, metric in metrics.items()}
+        # Any, as ours declare more of themselves than torchmetrics' do.
+        self._metrics: dict[str, Any] = {n: copy.deepcopy(metric) for n, metric in metrics.items()}
         self._problems: dict[str, str] = {}
         self._lost = 0
         self._widest = widest
@@ -112,38 +95,36 @@ class Measures:
             try:
                 self._check_width(metric)
                 metric.to(views.x.device).update(*_arguments(metric, views))
-            except _MissingError as error:
+            except MissingInputError as error:
                 if not self._lenient:
                     self._problems.setdefault(name, str(error))
             except Exception as error:
                 self._problems.setdefault(name, " ".join(str(error).split()))
 
-    def _check_width(self, metric: Metric) -> None:
-        from hsplugin.metrics.moments import MomentMetric
-
-        if self._widest and (self._dim or 0) > self._widest and isinstance(metric, MomentMetric):
+    def _check_width(self, metric: Any) -> None:
+        wide = self._widest and (self._dim or 0) > self._widest
+        if wide and getattr(metric, "needs_matrix", False):
             raise ValueError(
                 f"features have {self._dim} dimensions and it takes time and memory for a matrix "
                 f"of their square; ask for it in metrics=[...] if that is wanted"
             )
 
     def _finite(self, views: Views) -> Views:
-        if views.y is not None:
-            # Under autocast a predictor's output and its target may differ in precision.
-            views = Views(views.x, views.y.to(views.x.dtype), views.labels)
+        views = _one_precision(views)
         finite = views.finite()
         self._lost += len(views.x) - len(finite.x)
         return finite
 
     def of_step(self, views: Views) -> dict[str, Tensor]:
-        """Alignment and uniformity of one batch, left on the device."""
+        """What is shown of single batches, computed on the device without waiting for it."""
         values = {}
-        x = unit_rows(views.x)
-        if "alignment" in self._metrics and views.y is not None:
-            alpha = getattr(self._metrics["alignment"], "alpha", 2.0)
-            values["alignment"] = align_loss(x, unit_rows(views.y).to(x.dtype), alpha)
-        if "uniformity" in self._metrics and len(x) > 1:
-            values["uniformity"] = uniform_loss(x, getattr(self._metrics["uniformity"], "t", 2.0))
+        views = _one_precision(views)
+        for name, metric in self._metrics.items():
+            if getattr(metric, "each_step", False) and len(views.x) >= metric.least_rows:
+                try:
+                    values[name] = metric.of(*_arguments(metric, views), finite=False)
+                except MissingInputError:
+                    continue
         return values
 
     def compute(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -169,64 +150,50 @@ class Measures:
         return values, problems
 
     def collapse(self, values: Mapping[str, float]) -> str:
-        """What in the values says that the features collapse, or nothing.
-
-        Complete: features within a tenth of the attainable uniformity from all being one point.
-        Dimensional: a rank below two, or below a hundredth of the dimensions.
-        """
-        found = []
-        if self._dim is None:
-            return ""
-        if "uniformity" in values and "uniformity_gap" in values:
-            value, optimum = values["uniformity"], values["uniformity"] - values["uniformity_gap"]
-            if value > 0.1 * optimum:
-                found.append(
-                    f"uniformity is {value:.3f}, of which 0 is a single point and {optimum:.3f} "
-                    f"the best possible in {self._dim} dimensions"
-                )
-        for name in ("rankme", "effective_rank"):
-            least = min(self._dim, max(2.0, 0.01 * self._dim))
-            if name in values and values[name] < least < self._dim:
-                found.append(f"{name} is {values[name]:.2f} of {self._dim} dimensions")
+        """What in the values says that the features collapse, or nothing."""
+        found = [
+            reason
+            for name, metric in self._metrics.items()
+            if self._dim is not None and name in values and hasattr(metric, "collapse")
+            if (reason := metric.collapse(values[name], self._dim))
+        ]
         if found and "alignment" in values:
             found.append(f"alignment is {values['alignment']:.4f}")
         return "; ".join(found)
 
 
-def _arguments(metric: Metric, views: Views) -> tuple[Tensor, ...]:
+def _one_precision(views: Views) -> Views:
+    """Under autocast a predictor's output and its target may differ in precision."""
+    return views if views.y is None else Views(views.x, views.y.to(views.x.dtype), views.labels)
+
+
+def _arguments(metric: Any, views: Views) -> tuple[Tensor, ...]:
+    takes, optional = _inputs_of(metric)
+    return select_inputs(takes, optional, views.x, views.y, views.labels)
+
+
+def _inputs_of(metric: Any) -> tuple[Sequence[str], Sequence[str]]:
+    """What a metric takes, and takes besides: declared by ours, told by others' signatures."""
+    if hasattr(metric, "takes"):
+        return metric.takes, metric.optional
     parameters = inspect.signature(metric.update).parameters
     required = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]
-    if required == ["views"]:
-        return (torch.stack([views.x, _needed(views.y, "a pair of views")], dim=1),)
     if "labels" in required:
-        return (views.x, _needed(views.labels, "labels in the batch"))
-    if "labels" in parameters and views.labels is not None:
-        return (views.x, views.labels)
-    if len(required) < 2:
-        return (views.x,)
-    return (views.x, _needed(views.y, "a pair of views"))
+        return ("x", "labels"), ()
+    if len(required) > 1:
+        return ("x", "y"), ()
+    return ("x",), ("labels",) if "labels" in parameters else ()
 
 
-def _needed(tensor: Tensor | None, what: str) -> Tensor:
-    if tensor is None:
-        raise _MissingError(f"it needs {what}, and there is none")
-    return tensor
-
-
-def _scalars(name: str, metric: Metric) -> dict[str, Tensor]:
-    """What is logged of a metric: its value, and what its report knows beside it."""
-    from hsplugin.metrics import Uniformity
-
+def _scalars(name: str, metric: Any) -> dict[str, Tensor]:
+    """What is logged of a metric: its value, and its further numbers beside it."""
     value = metric.compute()
     if isinstance(value, Mapping):
         return {f"{name}_{key}": torch.as_tensor(item) for key, item in value.items()}
     values = {name: torch.as_tensor(value)}
-    if isinstance(metric, Uniformity):
-        report = metric.report()
-        values[f"{name}_gap"] = values[name] - report.optimum
-        if len(report.per_class) > 1:
-            within = sum(report.per_class.values()) / len(report.per_class)
-            values[f"{name}_within_class"] = torch.full_like(values[name], within)
+    extras: Mapping[str, float] = metric.extras() if hasattr(metric, "extras") else {}
+    for key, number in extras.items():
+        values[f"{name}_{key}"] = torch.full_like(values[name], number)
     return values
 
 

@@ -1,15 +1,21 @@
 import copy
+import inspect
+import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics import MetricCollection
+from torchmetrics.wrappers import Running
 
 from hsplugin import metrics, uniformity_optimum
 from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
+from hsplugin.metrics.base import select_inputs
+from hsplugin.metrics.jackknife import GroupedMetrics
 
 LABELS = torch.arange(40) % 5
 FEATURES = torch.randn(40, 6, generator=torch.Generator().manual_seed(3)) + 0.4
@@ -334,3 +340,164 @@ def test_the_standard_error_of_the_sample_tells_its_spread():
 def test_options_that_make_no_sense_are_refused(make):
     with pytest.raises(ValueError, match=r"max_samples|t must|back|alpha|fit_|epsilon|delta|num_"):
         make()
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "alignment"])
+def test_forward_on_a_last_batch_of_one_row_is_nan_and_loses_nothing(name):
+    make, arguments, function = CASES[name]
+    metric = make()
+    metric(*(argument[:39] for argument in arguments))
+    assert metric(*(argument[39:] for argument in arguments)).isnan()
+    assert metric.compute().item() == pytest.approx(function().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_batch_that_forward_refuses_leaves_the_metric_as_it_was(name):
+    make, arguments, function = CASES[name]
+    metric = make()
+    metric(*arguments)
+    spoilt = [a.clone() for a in arguments]
+    spoilt[0].view(-1)[7] = float("inf")
+    with pytest.raises(ValueError, match=r"1 of 40 rows"):
+        metric(*spoilt)
+    assert int(metric.rows) == 40
+    assert metric.compute().item() == pytest.approx(function().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_metrics_of_parts_merge_to_that_of_the_whole(name):
+    make, arguments, function = CASES[name]
+    first, second, nothing = make(), make(), make()
+    first.update(*(argument[:13] for argument in arguments))
+    second.update(*(argument[13:] for argument in arguments))
+    first.merge_state(nothing)
+    first.merge_state(second)
+    assert first.compute().item() == pytest.approx(function().item(), rel=1e-6)
+
+
+def test_metrics_of_other_dimensions_do_not_merge():
+    for name in [n for n in CASES if n != "alignment"]:
+        make, arguments, _ = CASES[name]
+        first, second = make(), make()
+        first.update(*arguments)
+        second.update(arguments[0][..., :4], *arguments[1:])
+        with pytest.raises(ValueError, match="dimension"):
+            first.merge_state(second)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_running_window_is_the_metric_of_its_batches(name):
+    make, arguments, _ = CASES[name]
+    running, whole = Running(make(), window=2), make()
+    for start in (0, 10, 20, 30):
+        running.update(*(argument[start : start + 10] for argument in arguments))
+    whole.update(*(argument[20:] for argument in arguments))
+    assert running.compute().item() == pytest.approx(whole.compute().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_metric_refuses_an_empty_batch(name):
+    make, arguments, _ = CASES[name]
+    with pytest.raises(ValueError, match=r"has 0 row\(s\)"):
+        make().update(*(argument[:0] for argument in arguments))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (torch.randn(4, 5, 6), torch.randn(4, 5, 6)),
+        (FEATURES, FEATURES[:, :1]),
+        (FEATURES.long(), FEATURES.long()),
+    ],
+)
+def test_alignment_refuses_what_is_not_two_views(bad):
+    with pytest.raises((TypeError, ValueError), match=r"^x"):
+        metrics.Alignment().update(*bad)
+
+
+def test_a_second_view_in_the_place_of_labels_is_told():
+    collection = MetricCollection([metrics.Alignment(), metrics.Uniformity()])
+    with pytest.raises(TypeError, match=r"second view.*keyword.*x=z_a"):
+        collection.update(FEATURES, OTHER)
+    collection.reset()
+    collection.update(features=FEATURES, x=FEATURES, y=OTHER)
+    expected = functional.uniformity(unit_rows(FEATURES)).item()
+    assert collection.compute()["Uniformity"].item() == pytest.approx(expected)
+
+
+def test_the_table_declares_what_update_takes_and_names_a_function():
+    words = {"x": ("features", "x"), "y": ("y",), "views": ("views",), "labels": ("labels",)}
+    assert set(metrics.METRICS) == set(CASES) == set(dir(functional))
+    for name, kind in metrics.METRICS.items():
+        parameters = list(inspect.signature(kind.update).parameters.values())[1:]
+        declared = [*kind.takes, *kind.optional]
+        assert len(parameters) == len(declared)
+        for parameter, word in zip(parameters, declared, strict=True):
+            assert parameter.name in words[word]
+            assert (parameter.default is None) == (word in kind.optional)
+        assert set(kind.required) <= set(kind.settings)
+        assert set(kind.settings) <= set(inspect.signature(kind).parameters)
+        assert getattr(functional, name).__name__ == name
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(3, 30),
+    dim=st.integers(3, 12),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    rank=st.integers(1, 12),
+    seed=st.integers(0, 9),
+)
+def test_every_value_lies_within_the_declared_bounds(rows, dim, scale, rank, seed):
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(min(rank, dim), dim, generator=generator)
+    x, y = (scale * torch.randn(rows, len(basis), generator=generator) @ basis for _ in range(2))
+    labels = torch.arange(rows) % 2
+    for kind in metrics.METRICS.values():
+        metric = kind.build(num_classes=2, fit_range=(1, 3))
+        metric.update(*select_inputs(metric.takes, metric.optional, x, y, labels))
+        least, most = metric.bounds(rows, dim)
+        value = metric.compute().item()
+        assert least - 1e-5 <= value <= most + 1e-5 or math.isnan(value), kind
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: functional.alignment(x, x.flip(0), 1.5),
+        functional.uniformity,
+        functional.wasserstein_uniformity,
+        functional.rankme,
+        functional.effective_rank,
+        functional.nesum,
+    ],
+)
+def test_the_functions_have_the_gradient_of_finite_differences(function):
+    x = FEATURES[:20, :4].double().requires_grad_()
+    assert torch.autograd.gradcheck(function, (x,), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@pytest.mark.parametrize("name", CASES)
+def test_the_jackknife_is_that_of_metrics_computed_anew_without_each_group(name):
+    make, _, _ = CASES[name]
+    metric = make()
+    grouped = GroupedMetrics({"it": metric}, groups=5)
+    grouped.update(FEATURES[:25], OTHER[:25], LABELS[:25])
+    grouped.update(FEATURES[25:], OTHER[25:], LABELS[25:])
+    parts = grouped._parts[metric._family()]
+    without = []
+    for left_out in parts:
+        rest = make()
+        for part in parts:
+            if part is not left_out:
+                rest.merge_state(part)
+        without.append(rest.compute().item())
+    without = np.array(without)
+    found = grouped.compute()["it"]
+    whole = CASES[name][2]().item()
+    assert found.value == pytest.approx(whole, rel=1e-6)
+    assert found.unbiased == pytest.approx(5 * whole - 4 * without.mean(), rel=1e-4)
+    assert found.error == pytest.approx(
+        (4 / 5 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-3
+    )
