@@ -1,7 +1,7 @@
 """GeometryMonitor: watches alignment, uniformity and rank of any method while it trains.
 
-The mixin knows no framework; ``hsplugin_lightly.GeometryMonitor`` (pytorch_lightning) and
-``hsplugin_solo.GeometryMonitor`` (lightning.pytorch) join it to a Callback of each namespace.
+The mixin depends on no framework; ``hsplugin_lightly.GeometryMonitor`` (pytorch_lightning) and
+``hsplugin_solo.GeometryMonitor`` (lightning.pytorch) add the Callback of each namespace.
 """
 
 from __future__ import annotations
@@ -30,56 +30,56 @@ DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme"
 class GeometryMonitorMixin:
     """Lightning callback that measures the geometry of a method's features, and only measures.
 
-    Nothing about the training changes: features are copied without gradient, no random state is
-    touched, the host never waits for the device within a step, and the weights stay identical to
-    the bit. What goes wrong in the monitor becomes one warning.
+    Training does not change: features are copied without gradient, no random state is touched, the
+    host never waits for the device within a step, and the weights are bit-identical. An error in
+    the monitor becomes one warning.
 
-    **Training.** Every ``every_n_steps``-th batch of an epoch, the first included, is kept, up to
-    ``max_samples`` rows spread evenly over the epoch. From them come, at the end of the epoch,
-    ``geometry/alignment``, ``geometry/uniformity``, ``geometry/uniformity_gap`` (above the least
+    **Training.** Every ``every_n_steps``-th batch of an epoch, starting with the first, is kept, up
+    to ``max_samples`` rows spread evenly over the epoch. At the end of the epoch they give
+    ``geometry/alignment``, ``geometry/uniformity``, ``geometry/uniformity_gap`` (to the lowest
     value attainable in that dimension), ``geometry/wasserstein_uniformity``, ``geometry/rankme``:
-    over all ranks together, for loggers, the progress bar, ``EarlyStopping`` and
+    over all ranks, for loggers, the progress bar, ``EarlyStopping`` and
     ``ModelCheckpoint(monitor="geometry/uniformity")``. Within the epoch
-    ``geometry/alignment_step`` and ``geometry/uniformity_step`` show the latest batch kept, of
+    ``geometry/alignment_step`` and ``geometry/uniformity_step`` show the latest batch kept on
     rank zero.
 
-    **Validation.** Where a validation step passes features, all those of the first loader are
-    measured, as ``geometry/val_uniformity`` and so on.
+    **Validation.** If the validation step passes features, all of the first loader's are measured
+    and logged as ``geometry/val_uniformity`` and so on.
 
     **Stopping and checkpoints.** Where validation runs more or less than once an epoch
-    (``val_check_interval``, ``check_val_every_n_epoch``), Lightning's callbacks look at its end,
-    before the epoch has training values. Name ``geometry/val_uniformity`` there, or keep
+    (``val_check_interval``, ``check_val_every_n_epoch``), Lightning's callbacks read the metrics at
+    its end, before the epoch has training values. Use ``geometry/val_uniformity`` there, or keep
     ``geometry/uniformity`` with ``EarlyStopping(..., check_on_train_epoch_end=True)`` and
     ``ModelCheckpoint(..., save_on_train_epoch_end=True)``.
 
-    Metrics of single features see the first view, or the only one with a gradient (a query, a
-    prediction); alignment sees the two first views of a step.
+    Metrics of one set of features get the first view, or the only one with a gradient (a query, a
+    prediction); alignment gets the first two views of a step.
 
-    **Where the features are found.** The first that applies of: ``extract``; ``module``; the
+    **Where the features come from.** The first that applies: ``extract``; ``module``; the
     ``"z"`` that the module's ``forward`` returns (solo-learn); the two inputs of its
     ``criterion`` (Lightly). Lists, prototype scores, labels and reconstruction targets are
     refused, once, with the reason.
 
     Args:
-        metrics: Names of metrics ("alignment", "uniformity", "wasserstein_uniformity", "rankme",
-            "effective_rank", "alpha_req", "nesum", "lidar"), or a mapping from name to
-            ``torchmetrics.Metric``. An ``update(x)`` gets features, ``update(x, labels)`` also the
-            labels of the batch, any other ``update(x, y)`` both views.
+        metrics: Names in :data:`hsplugin.metrics.METRICS`, or a mapping from name to
+            ``torchmetrics.Metric``. Of other packages' metrics, an ``update(x)`` gets features,
+            ``update(x, labels)`` also the labels of the batch, any other ``update(x, y)`` both
+            views.
         extract: ``extract(pl_module, outputs, batch)`` returning features (n, d), a pair of them
-            or a dictionary with "x" and perhaps "y" and "labels". Called after a step, validation
-            steps too, in evaluation mode, with no gradient, all random states restored.
+            or a dictionary with "x" and optionally "y" and "labels". Called after each training and
+            validation step, in evaluation mode, without gradient, with random states restored.
         module: Name of the submodule whose output is measured, such as "projection_head". A
-            submodule that returns a scalar is taken for a criterion: its inputs are measured.
-        every_n_steps: Measure every so manieth training batch of an epoch.
-        prefix: Before the slash of each logged name. Two monitors need two prefixes.
-        max_samples: Most rows a rank keeps of a training epoch, and most that uniformity, which
-            compares all pairs, uses of a validation epoch.
-        figures: Draw features of rank zero, positive distances and the way so far at the end of
-            each epoch, into TensorBoard and W&B if they log the run, and into
-            ``<log directory>/<prefix>/epoch-0000-step-00000100.png``; of a validation, as
-            ``val_figure`` and into ``val-epoch-0000-step-00000100.png``.
+            submodule that returns a scalar is treated as a criterion: its inputs are measured.
+        every_n_steps: Measure every n-th training batch of an epoch.
+        prefix: The part of each logged name before the slash. Two monitors need two prefixes.
+        max_samples: Rows that a rank keeps of a training epoch at most, and that uniformity, which
+            compares all pairs, uses of a validation epoch at most.
+        figures: Draw features of rank zero, positive distances and the trajectory so far at the
+            end of each epoch: to TensorBoard and W&B if they log the run, and to
+            ``<log directory>/<prefix>/epoch-0000-step-00000100.png``; for a validation as
+            ``val_figure`` and ``val-epoch-0000-step-00000100.png``.
         prog_bar: Show the epoch's values in the progress bar.
-        strict: Raise what would be a warning.
+        strict: Raise errors instead of warning.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -123,11 +123,11 @@ class GeometryMonitorMixin:
 
     @property
     def state_key(self) -> str:
-        """Own key in the checkpoint, the same in each Lightning namespace."""
+        """Key in the checkpoint, the same in each Lightning namespace."""
         return f"hsplugin.GeometryMonitor[{self.prefix}]"
 
     def state_dict(self) -> dict[str, Any]:
-        """What training needs to go on as if never interrupted: plain numbers and tensors."""
+        """What a resumed training needs: plain numbers and tensors."""
         return {
             "samples": self._samples.state_dict(),
             "history": [dict(row) for row in self.history],
@@ -136,7 +136,7 @@ class GeometryMonitorMixin:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; samples of other ranks are not in it and count as not taken."""
+        """Resume from a checkpoint, which has the samples of rank zero only."""
         self.history = [dict(row) for row in state_dict["history"]]
         self.validation_history = [dict(row) for row in state_dict["validation_history"]]
         self._collapsed = state_dict["collapsed"]
@@ -144,7 +144,7 @@ class GeometryMonitorMixin:
             self._samples.load_state_dict(state_dict["samples"])
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Forget another training; what a checkpoint remembers of this one is loaded later."""
+        """Forget an earlier training; a checkpoint of this one is loaded later."""
         if stage == "fit" and trainer.current_epoch == 0:
             self.history.clear()
             self.validation_history.clear()
@@ -160,15 +160,15 @@ class GeometryMonitorMixin:
         self._taps.remove()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave the module as it was where training fails, which skips the teardown."""
+        """Leave the module as it was if training fails, which skips the teardown."""
         self._taps.remove()
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Listen to every batch: branching here would compile a compiled module twice."""
+        """Record every batch: branching here would compile a compiled module twice."""
         if batch_idx == 0:
-            # Left over where a checkpoint was written after an epoch's last batch.
+            # A checkpoint written after an epoch's last batch leaves some.
             self._samples.clear()
         if self._taps.ready:
             self._taps.listen()
@@ -176,7 +176,7 @@ class GeometryMonitorMixin:
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the features of the batch if its turn has come; the others pay for nothing."""
+        """Keep the features of every n-th batch; the others cost nothing."""
         try:
             if self._taps.ready and self._samples.wants(batch_idx):
                 self._keep(trainer, pl_module, outputs, batch, batch_idx)
@@ -189,12 +189,12 @@ class GeometryMonitorMixin:
         self._samples.add(batch_idx, views)
         for name, value in self._train.of_step(views).items():
             key = f"{self.prefix}/{name}_step"
-            # Lightning hands the latest such value to the loggers when it next logs.
+            # Lightning passes the latest of these to the loggers when it next logs.
             pl_module.log(key, value, on_step=True, on_epoch=False, batch_size=1)
 
     @never_fatal
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Measure what was kept, log it, draw it, and start anew."""
+        """Measure the samples, log, draw, and start a new epoch."""
         try:
             device = _computing_device(pl_module)
             for views in self._samples:
@@ -210,7 +210,7 @@ class GeometryMonitorMixin:
 
     @never_fatal
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Find the features if no training preceded."""
+        """Find the features if there was no training before."""
         self._validation.reset()
         self._validation_samples.clear()
         if not self._taps.ready:
@@ -220,7 +220,7 @@ class GeometryMonitorMixin:
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listen to each batch but those of the sanity check."""
+        """Record each batch but those of the sanity check."""
         if self._taps.ready and not trainer.sanity_checking:
             self._taps.listen()
 
@@ -234,7 +234,7 @@ class GeometryMonitorMixin:
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure the batch; a validation step without features is no reason for a warning."""
+        """Measure the batch; a validation step without features causes no warning."""
         if not self._taps.ready or trainer.sanity_checking or dataloader_idx > 0:
             return
         try:
@@ -250,7 +250,7 @@ class GeometryMonitorMixin:
 
     @never_fatal
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Log the whole validation set's values, and draw a sample of it."""
+        """Log the values of the whole validation set, and draw a sample of it."""
         try:
             values = {}
             if not trainer.sanity_checking:
@@ -263,7 +263,7 @@ class GeometryMonitorMixin:
             self._validation.reset()
 
     def _finish(self, pl_module: Any, measures: Measures, stage: str) -> dict[str, float]:
-        """Compute over all ranks, log, and warn of what could not be computed."""
+        """Compute over all ranks, log, and warn about what could not be computed."""
         values, problems = measures.compute(_computing_device(pl_module))
         for kind, problem in problems.items():
             if self.strict:
@@ -277,7 +277,7 @@ class GeometryMonitorMixin:
                 on_epoch=True,
                 prog_bar=self.prog_bar,
                 batch_size=1,
-                # Equal on all ranks already; this only tells Lightning so.
+                # Already equal on all ranks; this tells Lightning so.
                 sync_dist=True,
             )
         return {name: float(value) for name, value in values.items()}
@@ -298,7 +298,7 @@ class GeometryMonitorMixin:
 
     def _warn_of_collapse(self, values: Mapping[str, float]) -> None:
         reason = self._train.collapse(values)
-        # One epoch may be the random network's; a second one in a row is the training's.
+        # The first epoch may show the untrained network; two in a row show a collapse.
         if reason and self._collapsed:
             self._warn_once("collapse", f"collapse: {reason}")
         self._collapsed = bool(reason)
@@ -310,6 +310,6 @@ class GeometryMonitorMixin:
 
 
 def _computing_device(pl_module: Any) -> torch.device:
-    """Where the metrics compute: on the module's device, unless that has no float64."""
+    """Where the metrics are computed: on the module's device, unless that has no float64."""
     device: torch.device = pl_module.device
     return torch.device("cpu") if device.type == "mps" else device

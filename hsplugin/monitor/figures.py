@@ -1,4 +1,4 @@
-"""The figure of an epoch, to a file and to the loggers that show images."""
+"""The figure of an epoch, written to a file and to the loggers that show images."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ MOST_POINTS = 2000
 
 
 def draw(views: Views, history: Sequence[Mapping[str, float]]) -> Any:
-    """Features, positive distances and the way so far, those that there are, side by side.
+    """Features, positive distances and the trajectory so far, side by side, where there are any.
 
     Raises:
         ImportError: If matplotlib is missing.
     """
     from hsplugin import plots
 
-    apart = -(-len(views.x) // MOST_POINTS)
-    views = views.map(lambda tensor: tensor[::apart].float())
-    way = [row for row in history if {"alignment", "uniformity"} <= set(row)]
-    figure, axes = plots.figure(1 + (views.y is not None) + bool(way))
+    step = -(-len(views.x) // MOST_POINTS)
+    views = views.map(lambda tensor: tensor[::step].float())
+    measured = [row for row in history if {"alignment", "uniformity"} <= set(row)]
+    figure, axes = plots.figure(1 + (views.y is not None) + bool(measured))
     if views.x.shape[1] == 2:
         plots.features_on_circle(axes.pop(0), views.x, views.labels)
     else:
         plots.principal_plane(axes.pop(0), views.x, views.labels)
     if views.y is not None:
         plots.distance_histogram(axes.pop(0), views.x, views.y)
-    if way:
+    if measured:
         plots.trajectory(
-            axes.pop(0), [row["alignment"] for row in way], [row["uniformity"] for row in way]
+            axes.pop(0),
+            [row["alignment"] for row in measured],
+            [row["uniformity"] for row in measured],
         )
     return figure
 
@@ -46,17 +48,17 @@ def show(
     """Write an epoch's figure to the log directory and to TensorBoard and W&B loggers.
 
     Args:
-        trainer: Lightning's, which knows the epoch, the directory and the loggers.
+        trainer: Lightning's; gives the epoch, the log directory and the loggers.
         prefix: The monitor's.
         stage: "val_" for a validation, nothing for training.
         views: Features to draw, or None if there are none.
-        history: The stage's values, an epoch a row.
+        history: The stage's values, one row an epoch.
 
     Raises:
         ImportError: If matplotlib is missing.
         OSError: If the file cannot be written.
     """
-    # Asks the other ranks, so all of them have to ask.
+    # log_dir is broadcast from rank zero, so every rank must read it.
     folder = Path(trainer.log_dir or trainer.default_root_dir) / prefix
     if not trainer.is_global_zero or views is None:
         return
@@ -68,12 +70,12 @@ def show(
     figure = draw(views, history)
     image = plots.png(figure)
     folder.mkdir(parents=True, exist_ok=True)
-    # An epoch may validate several times.
+    # There may be several validations in an epoch.
     when = f"epoch-{trainer.current_epoch:04d}-step-{trainer.global_step:08d}"
     path = folder / f"{stage.replace('_', '-')}{when}.png"
     path.write_bytes(image)
     for logger in trainer.loggers:
-        # By name, because each Lightning namespace has its own classes and neither may be there.
+        # By name: each Lightning namespace has its own classes, and either may be missing.
         kinds = {kind.__name__ for kind in type(logger).__mro__}
         if "TensorBoardLogger" in kinds:
             logger.experiment.add_figure(f"{prefix}/{stage}figure", figure, trainer.global_step)

@@ -1,4 +1,4 @@
-"""The metrics of one stage, fed with views, computed over all ranks, each by itself."""
+"""The metrics of one stage: fed with views, computed over all ranks, each on its own."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def build_metrics(
 
 
 class Measures:
-    """Own copies of some metrics; what fails in one leaves the others unharmed.
+    """Own copies of some metrics; an error in one leaves the others alone.
 
     Args:
         metrics: Metrics by name; copied.
-        widest: Leave out what needs a d x d matrix where d is larger than this.
-        lenient: Find nothing wrong with metrics for whose second view or labels there are none.
+        widest: Leave out metrics that need a d x d matrix where d is larger than this.
+        lenient: Leave out silently the metrics that lack a second view or labels.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Measures:
         self._dim: int | None = None
 
     def reset(self) -> None:
-        """Forget what was measured."""
+        """Forget everything measured."""
         for metric in self._metrics.values():
             metric.reset()
         self._problems.clear()
         self._lost = 0
 
     def update(self, views: Views) -> None:
-        """Feed each metric what it takes of the views, without rows that hold NaN or infinity."""
+        """Feed each metric what it takes of the views, less rows with NaN or infinity."""
         views = self._finite(views)
         if not len(views.x):
             return
@@ -128,10 +128,9 @@ class Measures:
         return values
 
     def compute(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Values over all ranks, and by metric what is wrong with those that have none.
+        """Values over all ranks, and for each metric without one the reason.
 
-        A rank that could not update a metric keeps all ranks from computing it, as they would
-        otherwise wait for it for ever.
+        If one rank could not update a metric, no rank computes it; the others would hang.
         """
         names = list(self._metrics)
         usable = _smallest([int(self._metrics[name].update_count > 0) for name in names], device)
@@ -142,7 +141,7 @@ class Measures:
             try:
                 values.update(_scalars(name, self._metrics[name].to(device)))
             except Exception as error:
-                # What went wrong in an update is the cause of what it left to compute.
+                # An earlier error in update is the cause of this one.
                 self._problems.setdefault(name, " ".join(str(error).split()))
         problems = {name: f"{name} is not measured: {why}" for name, why in self._problems.items()}
         if self._lost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hsplugin.monitor.taps import Views
@@ -12,13 +13,12 @@ from hsplugin.monitor.taps import Views
 class Samples:
     """Keeps at most ``max_samples`` rows, evenly spaced over an epoch of unknown length.
 
-    When full, every second batch kept is dropped and from then on only half as many are taken.
-    Which batches are kept depends on their number alone, so nothing is drawn at random and
-    nothing is read back from the device.
+    When full, every second batch is dropped, and from then on only half as many are taken. Which
+    batches are kept depends on their index alone: no random numbers, no read from the device.
 
     Args:
-        every: Take every so manieth batch, at least 1.
-        max_samples: Most rows held.
+        every: Take every n-th batch, at least 1.
+        max_samples: Rows held at most.
 
     Example:
         >>> import torch
@@ -45,7 +45,7 @@ class Samples:
         return sum(len(views.x) for _, views in self._kept)
 
     def wants(self, index: int) -> bool:
-        """Whether the batch of this number within the epoch is to be kept."""
+        """Whether to keep the batch of this index within the epoch."""
         return index % (self.every * self._stride) == 0
 
     def add(self, index: int, views: Views) -> None:
@@ -62,19 +62,17 @@ class Samples:
         self._kept.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on in the middle of an epoch: plain tensors."""
+        """What a checkpoint needs to resume within an epoch: plain tensors."""
         kept = [(index, [views.x, views.y, views.labels]) for index, views in self._kept]
         return {"stride": self._stride, "kept": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         self._stride = state["stride"]
         self._kept = [(index, Views(*tensors)) for index, tensors in state["kept"]]
 
     def joined(self) -> Views | None:
-        """All rows that look alike in one :class:`Views` on the CPU, or None if there are none."""
-        import torch
-
+        """All rows of the first batch's dimension on the CPU, or None if there are none."""
         if not self._kept:
             return None
         first = self._kept[0][1]
@@ -84,7 +82,7 @@ class Samples:
             parts = [getattr(views, name) for views in like]
             if any(part is None for part in parts):
                 return None
-            # Those that come from a checkpoint are on the CPU already.
+            # Tensors from a checkpoint are on the CPU already.
             return torch.cat([part.cpu() for part in parts])
 
         x = join("x")

@@ -1,7 +1,7 @@
-"""Where the features of a step are found: an extract function, a submodule, or the criterion.
+"""Finds the features of a step: an extract function, a submodule, or the criterion.
 
 Hooks only keep references to what passed through; everything else happens after the step. They
-branch on nothing that changes from step to step, so a compiled module is never compiled anew.
+branch on nothing that changes between steps, so a compiled module is not compiled again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Extract = Callable[[nn.Module, Any, Any], "Tensor | tuple[Tensor, Tensor] | Mapp
 
 
 class RefusedError(ValueError):
-    """What passed the tap cannot be measured; the message says why and what to do."""
+    """The tapped tensors cannot be measured; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Views:
     labels: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Views:
-        """The same change made to each tensor."""
+        """Apply a function to each tensor."""
         y = None if self.y is None else change(self.y)
         labels = None if self.labels is None else change(self.labels)
         return Views(change(self.x), y, labels)
 
     def finite(self) -> Views:
-        """The rows that hold neither NaN nor infinity."""
+        """The rows without NaN or infinity."""
         finite = self.x.isfinite().all(dim=1)
         if self.y is not None:
             finite &= self.y.isfinite().all(dim=1)
@@ -53,17 +53,17 @@ class _Call:
 class Taps:
     """Finds the features of one batch of a LightningModule.
 
-    The first of these that the user or the module offers is used:
+    The first of these that is available is used:
 
-    1. ``extract(pl_module, outputs, batch)``: what the user's function returns.
+    1. ``extract(pl_module, outputs, batch)``: the user's function.
     2. ``module``: the outputs of the submodule of that name; its first two calls in a step are
        the two views. If it returns a scalar it is a criterion, and its inputs are taken.
-    3. What ``pl_module.forward`` returns as ``{"z": features}``, as all methods of solo-learn do.
+    3. The ``"z"`` of the dictionary that ``pl_module.forward`` returns, as in all of solo-learn.
     4. The inputs of the only submodule named like ``criterion``: two floating 2-D tensors of
-       equal shape, and nothing else but numbers.
+       equal shape and no other tensors.
 
     Args:
-        extract: Function of the user, see above.
+        extract: The user's function, see above.
         module: Dotted name of a submodule, see above.
 
     Raises:
@@ -86,14 +86,14 @@ class Taps:
 
     @property
     def ready(self) -> bool:
-        """Whether batches can be asked for: an extract function needs no hook."""
+        """Whether :meth:`views` can be called: an extract function needs no hook."""
         return bool(self._handles) or self.extract is not None
 
     def install(self, pl_module: nn.Module) -> None:
-        """Hook the module; nothing to hook is said when the first batch is asked for.
+        """Hook the module; a missing criterion is reported at the first batch.
 
         Raises:
-            RefusedError: If there is no submodule of the name asked for.
+            RefusedError: If there is no submodule of that name.
         """
         self.remove()
         if self.extract is not None:
@@ -108,7 +108,7 @@ class Taps:
             self._hook(self._criterion, self._criterion_calls)
 
     def remove(self) -> None:
-        """Take the hooks out."""
+        """Remove the hooks."""
         self.stop()
         for handle in self._handles:
             handle.remove()
@@ -116,18 +116,18 @@ class Taps:
         self._criterion = None
 
     def listen(self) -> None:
-        """Forget what passed so far and keep what passes from now on."""
+        """Start to record, from an empty record."""
         self.stop()
         self._listening = True
 
     def stop(self) -> None:
-        """Keep nothing, so that no memory is held between steps."""
+        """Stop recording and hold no memory between steps."""
         self._listening = False
         for calls in (self._named, self._forward, self._criterion_calls):
             calls.clear()
 
     def views(self, pl_module: nn.Module, outputs: Any, batch: Any) -> Views:
-        """The features of the batch that just passed, detached.
+        """The features of the last step, detached.
 
         Raises:
             RefusedError: If they cannot be measured.
@@ -147,7 +147,7 @@ class Taps:
 
     def _default_views(self) -> Views:
         dicts = [call.output for call in self._forward if isinstance(call.output, Mapping)]
-        # Under DDP the step itself passes through forward; its result has a loss.
+        # Under DDP the whole step runs through forward; its result has a loss.
         dicts = [output for output in dicts if "loss" not in output]
         features = [output["z"] for output in dicts if isinstance(output.get("z"), Tensor)]
         if features:
@@ -171,7 +171,7 @@ class Taps:
     def _hook(self, module: nn.Module, calls: list[_Call]) -> None:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
             if self._listening:
-                # solo-learn's step writes its loss into the dictionary that forward returned.
+                # solo-learn's step later writes its loss into the dictionary that forward returned.
                 out = dict(out) if isinstance(out, Mapping) else out
                 calls.append(_Call((*args, *kwargs.values()), out))
 
@@ -224,7 +224,7 @@ def _criterion_views(criterion: nn.Module, call: _Call) -> Views:
             f"but with {given}; {_REMEDY}"
         )
     x, y = passed
-    # The side with a gradient is the one being trained; the other may come from a memory bank.
+    # The side with a gradient is trained; the other may come from a memory bank.
     return Views(y, x) if y.requires_grad and not x.requires_grad else Views(x, y)
 
 
@@ -273,7 +273,7 @@ def _extracted(found: Any) -> Views:
         given = ", ".join(_describe(side) for side in sides)
         raise RefusedError(
             f"extract= returned {given}; return features (n, d), a pair (x, y) of equal shape, "
-            "or a dictionary with 'x' and perhaps 'y' and 'labels'"
+            "or a dictionary with 'x' and optionally 'y' and 'labels'"
         )
     if views.labels is not None and views.labels.shape != views.x.shape[:1]:
         raise RefusedError(
@@ -284,7 +284,7 @@ def _extracted(found: Any) -> Views:
 
 
 def _prototypes(pl_module: nn.Module) -> dict[int, str]:
-    """Names of the layers that score prototypes, by how many scores they give."""
+    """Names of the layers that score prototypes, by the number of scores."""
     return {
         module.out_features: name
         for name, module in pl_module.named_modules()
@@ -298,7 +298,7 @@ def _is_features(value: Any) -> bool:
 
 
 def _labels(batch: Any, rows: int) -> Tensor | None:
-    """The last 1-D integer tensor of the batch with one entry a row, as loaders put labels."""
+    """The last 1-D integer tensor of the batch with one entry a row, where loaders put labels."""
     found = None
     items = batch.values() if isinstance(batch, Mapping) else batch
     if not isinstance(batch, (Mapping, tuple, list)):

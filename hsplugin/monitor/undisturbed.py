@@ -1,4 +1,4 @@
-"""Calling a user's function without the training noticing."""
+"""Calls a user's function without any effect on training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 
 @contextlib.contextmanager
 def undisturbed(pl_module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradient, and every random state as before when left.
+    """Evaluation mode and no gradient inside; modes and random states restored afterwards.
 
-    A forward pass of a function of the user would else move batch-norm statistics and dropout.
+    Otherwise a forward pass in the user's function would move batch-norm statistics and dropout.
     """
     import numpy as np
 

@@ -16,9 +16,9 @@ __all__ = ["GeometryMonitor"]
 
 
 class GeometryMonitor(GeometryMonitorMixin, Callback):  # type: ignore[misc]
-    """Watches alignment, uniformity and rank of a ``lightning.pytorch`` module, and only watches.
+    """Watches the geometry of a ``lightning.pytorch`` module; never changes training.
 
-    Every argument and every name logged is explained in
+    Arguments and logged names are documented in
     :class:`hsplugin.monitor.GeometryMonitorMixin`.
 
     Example:

@@ -1,14 +1,13 @@
-"""The geometry monitor for scripts that build their own Trainer: asked for, never imposed.
+"""The geometry monitor for scripts that build their own Trainer: opt in, off by default.
 
-Lightning calls :func:`callbacks` for every Trainer of every program on the machine (entry-point
-group ``lightning.pytorch.callbacks_factory``). The monitor joins in if the environment has
-``HSPLUGIN_MONITOR=1``, or if the module being trained has a config, as solo-learn's methods do,
-with a section ``hsplugin.monitor``::
+Lightning calls :func:`callbacks` for every Trainer in this environment (entry-point group
+``lightning.pytorch.callbacks_factory``). The monitor is added if ``HSPLUGIN_MONITOR=1`` is set, or
+if the module has a config, as solo-learn's methods do, with a section ``hsplugin.monitor``::
 
     hsplugin:
       monitor:
-        enabled: True           # False keeps it out, HSPLUGIN_MONITOR notwithstanding
-        every_n_steps: 50       # any argument of GeometryMonitor but extract
+        enabled: True           # False overrides HSPLUGIN_MONITOR
+        every_n_steps: 50       # any argument of GeometryMonitor except extract
 
 On the command line of an unchanged config: ``+hsplugin.monitor.every_n_steps=50``.
 """
@@ -30,23 +29,23 @@ _OFF = ("", "0", "false", "no", "off")
 
 
 def callbacks() -> list[Callback]:
-    """Return what joins a new Trainer: nothing, unless asked or training solo-learn's methods."""
+    """Return callbacks for a new Trainer: none unless asked, or solo-learn is loaded."""
     asked = os.environ.get(VARIABLE, "").strip().lower() not in _OFF
     return [OptInMonitor(asked)] if asked or "solo.methods" in sys.modules else []
 
 
 class OptInMonitor(Callback):
-    """Gives its place to a GeometryMonitor once the module's config, or the user, asks for one.
+    """Replaces itself by a GeometryMonitor once the module's config, or the user, asks for one.
 
     Args:
-        asked: Whether the environment asks for the monitor, where the config says nothing.
+        asked: Whether the environment asks for the monitor; the config takes precedence.
     """
 
     def __init__(self, asked: bool) -> None:
         self.asked = asked
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Read the config and change places; a mistake in it becomes a warning."""
+        """Read the config and replace this callback; a mistake in it becomes a warning."""
         try:
             options = monitor_options(getattr(pl_module, "cfg", None), self.asked)
             if options is None:
@@ -59,21 +58,21 @@ class OptInMonitor(Callback):
         except Exception as error:
             warnings.warn(f"geometry monitor: not started: {error}", stacklevel=2)
             return
-        # In place: Lightning is walking along this very list.
+        # In place: Lightning is iterating over this list.
         trainer.callbacks[trainer.callbacks.index(self)] = monitor
         monitor.setup(trainer, pl_module, stage)
 
 
 def monitor_options(cfg: Any, asked: bool) -> dict[str, Any] | None:
-    """Return the monitor's arguments as the config has them, or None if none is wanted.
+    """Return the monitor's arguments from the config, or None if it is off.
 
     Args:
-        cfg: The config of a run: an OmegaConf config, or anything else, which says nothing.
-        asked: Whether one is wanted where the config says nothing.
+        cfg: The config of a run; anything but an OmegaConf config is ignored.
+        asked: Whether it is on if the config does not mention it.
 
     Raises:
         TypeError: If the section is no mapping.
-        ValueError: If it has a key that the monitor does not know.
+        ValueError: If it has an unknown key.
     """
     from omegaconf import DictConfig, OmegaConf
 
