@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON and as a picture."""
+"""The measured geometry as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_CLASSES_SHOWN = 12
 
 
 def table(geometry: Geometry, options: Options) -> str:
-    """The metrics of one array, a line each."""
+    """The metrics of one array, one line each."""
     report = geometry.uniformity
     lines = [f"{geometry.name}: {geometry.rows} rows, {geometry.dim} dimensions"]
     if geometry.zero_rows:
@@ -33,12 +33,12 @@ def table(geometry: Geometry, options: Options) -> str:
         lines.append(f"  {label:<24}{value:>10.4f}  {'':<22}  {gap}")
     if len(report.per_class) > MOST_CLASSES_SHOWN:
         more = len(report.per_class) - MOST_CLASSES_SHOWN
-        lines.append(f"  and {more} classes more, which --json holds")
+        lines.append(f"  and {more} more classes; --json lists all")
     return "\n".join(lines)
 
 
 def as_json(geometries: list[Geometry], options: Options) -> str:
-    """All numbers; what is not a number is null."""
+    """All numbers; NaN and infinity become null."""
 
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Rows of several arrays, read in step and checked on the way."""
+"""Rows of several arrays, read together and checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST_VALUE = 1e100
 
 
 def check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> None:
-    """Refuse arrays of different length, of which the rows cannot belong together.
+    """Refuse arrays of different length: their rows cannot belong together.
 
     Raises:
         CommandError: If so.
@@ -36,10 +36,10 @@ def check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> No
 def aligned_chunks(
     features: Array, positives: Array | None, labels: Array | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
-    """Yield chunks of the same rows; all but the last hold a multiple of the jackknife's groups.
+    """Yield chunks of the same rows; all but the last hold a multiple of GROUPS rows.
 
     Raises:
-        CommandError: If one ends before the other, or a file is damaged.
+        CommandError: If an array ends before another, or a file is damaged.
     """
     rows = max(1, CHUNK_BYTES // (8 * features.shape[0] * GROUPS)) * GROUPS
     done = 0
@@ -58,15 +58,15 @@ def aligned_chunks(
 
 
 def classes_of(labels: Array) -> list[str]:
-    """All labels that occur, as text, numbers in their order.
+    """All distinct labels as text; numbers sort by value.
 
     Raises:
-        CommandError: If a row has none, or one that is no name of a class but a text.
+        CommandError: If a row has no label, or one too long for the name of a class.
     """
     found: set[str] = set()
     done = 0
     for chunk in labels.chunks(2**16):
-        # An array of text has room for the longest in every row.
+        # numpy reserves the longest text's length for every row.
         if chunk.dtype == object and max(map(len, chunk)) > LONGEST_LABEL:
             raise CommandError(
                 f"{labels.name}: has a label of more than {LONGEST_LABEL} characters"
@@ -83,7 +83,7 @@ def classes_of(labels: Array) -> list[str]:
 
 
 def tensor_of(array: Array, chunk: np.ndarray, done: int, device: str) -> Tensor:
-    """Features of an array's rows from number ``done`` on, float64 if they are and float32 if not.
+    """A chunk of features, starting at row ``done``: float64 as it is, all else as float32.
 
     Raises:
         CommandError: If they are not numbers, not finite, or too large to be squared.
