@@ -26,7 +26,7 @@ ACCEPTED_SKIPS = re.compile(
             "takes memory that only a host lends untouched",
             "this system does not tell the highest resident size",
             "a small disk can only be mounted by root",
-            "cannot be cloned|cannot be had from",
+            "cannot be cloned",
             "Barlow Twins shares the dimension",
         ]
     )

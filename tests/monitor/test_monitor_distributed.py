@@ -19,7 +19,7 @@ METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme", "effec
 
 
 class Split(Recipe):
-    """Fixed weights, and batches of twelve of which two ranks see seven and five."""
+    """Fixed weights, and batches of twelve that two ranks split into seven and five."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ def uninterrupted(
     return folders
 
 
-# On one worker, so that the fixture trains but once.
+# These tests run on one worker, so that the fixture trains only once.
 looks_at_three_epochs = pytest.mark.xdist_group("three epochs of our configs")
 QUEUE = "method_kwargs.queue_size=64"
 OURS = ("align_uniform", "align_uniform_moco")
