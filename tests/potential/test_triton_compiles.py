@@ -2,8 +2,8 @@
 
 Every kernel that it can launch is compiled, and the interpreter runs test_triton.py.
 HSPLUGIN_TRITON_PATHS names folders with other versions of Triton to check, each made by
-``pip install --target FOLDER triton==...``; Triton 3.6, whose interpreter does not work with
-newer ones, needs ``numpy<2.4`` too. CI checks Triton 3.6 and the newest.
+``pip install --target FOLDER triton==...``; Triton 3.6 needs ``numpy<2.4`` beside it, because its
+interpreter fails with newer NumPy. CI checks Triton 3.6 and the newest.
 """
 
 from __future__ import annotations
