@@ -1,7 +1,5 @@
 """Two processes that each see a part must agree with one that sees everything."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -48,9 +46,9 @@ SPLITS = {
 }
 
 
-def worker(rank, port, results):
+def worker(rank, store, results):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", store, rank=rank, world_size=2)
     try:
         found = {split: measure(parts[rank]) for split, parts in SPLITS.items()}
         refused = metrics.RankMe()
@@ -70,13 +68,11 @@ def worker(rank, port, results):
 
 
 @pytest.fixture(scope="module")
-def found():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def found(tmp_path_factory):
+    store = f"file://{tmp_path_factory.mktemp('ranks')}/store"
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(worker, (port, results), nprocs=2)
+        mp.spawn(worker, (store, results), nprocs=2)
         return results[0], results[1]
 
 

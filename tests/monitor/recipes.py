@@ -1,4 +1,4 @@
-"""A small module in the manner of Lightly's recipes, and data for it."""
+"""A small module like those of Lightly's recipes, and data for it."""
 
 from __future__ import annotations
 

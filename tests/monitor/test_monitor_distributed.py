@@ -19,7 +19,7 @@ METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme", "effec
 
 
 class Split(Recipe):
-    """Fixed weights, and batches of twelve of which two ranks see seven and five."""
+    """Fixed weights, and batches of twelve that two ranks split into seven and five."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +77,7 @@ def reported(processes: int, folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("master_port")
 def test_two_ranks_report_what_one_process_does(tmp_path: Path) -> None:
     one, two = reported(1, tmp_path / "one"), reported(2, tmp_path / "two")
     assert one.keys() == two.keys()

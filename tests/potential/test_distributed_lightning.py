@@ -59,6 +59,7 @@ def fit(processes: int, folder: Path) -> tuple[float, list[Tensor]]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("master_port")
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     loss, weights = fit(2, tmp_path)
     expected_loss, expected_weights = fit(1, tmp_path)

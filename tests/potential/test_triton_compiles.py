@@ -1,9 +1,9 @@
-"""What can be known of the Triton engine without a device.
+"""Checks of the Triton engine that need no device.
 
-Every kernel it can launch is compiled ahead of time, and test_triton.py run by the interpreter.
-HSPLUGIN_TRITON_PATHS names folders with other versions of Triton to do the same with, each made by
-``pip install --target FOLDER triton==...``; beside Triton 3.6, whose interpreter cannot work with
-later ones, ``numpy<2.4``. CI does so with Triton 3.6 and the newest.
+Every kernel that it can launch is compiled, and the interpreter runs test_triton.py.
+HSPLUGIN_TRITON_PATHS names folders with other versions of Triton to check, each made by
+``pip install --target FOLDER triton==...``; Triton 3.6 needs ``numpy<2.4`` beside it, because its
+interpreter fails with newer NumPy. CI checks Triton 3.6 and the newest.
 """
 
 from __future__ import annotations

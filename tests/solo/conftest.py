@@ -30,8 +30,8 @@ def solo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        pytest.skip(f"solo-learn cannot be had from {REPOSITORY}: {said}")
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        pytest.skip(f"{REPOSITORY} cannot be cloned: {reason}")
     return checkout
 
 

@@ -90,7 +90,7 @@ def logged(folder: Path) -> dict[str, list[float]]:
 
 
 def config(method: str, **method_kwargs: Any) -> Any:
-    """The least config from which solo-learn builds a method."""
+    """The smallest config from which solo-learn builds a method."""
     from omegaconf import OmegaConf
 
     cfg = OmegaConf.create(
