@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from hsplugin import cli
-from hsplugin.compare import runs
-from hsplugin.compare.settings import Machine, RunSettings
+from hsplugin.lab import runs
+from hsplugin.lab.run import Run
+from hsplugin.lab.settings import Machine, RunSettings
 from tests.compare.running import CLOCK, FLAGS, finish, start, table
 
 SMALL = {"train_size": 120, "epochs": 3, "batch_size": 40, "labels_per_class": 3}
@@ -107,18 +109,21 @@ def test_runs_are_their_own_and_one_that_fails_leaves_the_others(tmp_path):
     # A queue of -1 is refused by Lightly; an unknown backbone by nobody before it is built.
     good = RunSettings("align_uniform", **SMALL)
     bad = RunSettings("moco", **SMALL, options={"queue": -1})
-    news: list[tuple[str, dict[str, object]]] = []
+    events: list[tuple[str, dict[str, object]]] = []
     failures = runs.run_all(
-        [bad, good, good], tmp_path, 2, MACHINE, lambda s, n: news.append((s.method, n))
+        [bad, good, good],
+        tmp_path,
+        replace(MACHINE, jobs=2),
+        lambda s, e: events.append((s.method, e)),
     )
     assert [failure.settings for failure in failures] == [bad]
     assert "-1" in failures[0].reason
-    assert runs.finished(tmp_path, good) and not runs.finished(tmp_path, bad)
-    assert "Traceback" in (runs.run_folder(tmp_path, bad) / "error.log").read_text()
-    assert [n for m, n in news if m == "align_uniform"][-1] == {"done": True}
+    assert Run.of(good, tmp_path).finished and not Run.of(bad, tmp_path).finished
+    assert "Traceback" in Run.of(bad, tmp_path).error_log.read_text()
+    assert [e for m, e in events if m == "align_uniform"][-1] == {"done": True}
 
     again = tmp_path / "again"
-    assert runs.run_all([good], again, 1, MACHINE) == []
+    assert runs.run_all([good], again, MACHINE) == []
     (first,), history = runs.collect(tmp_path)
     (second,), history_again = runs.collect(again)
     same = set(first) - CLOCK
@@ -167,7 +172,8 @@ def test_a_mistake_is_answered_in_one_line(capsys, tmp_path, flags, said):
 def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
     import argparse
 
-    from hsplugin.compare.command import add_arguments, all_settings, complete
+    from hsplugin.compare.command import DEFAULTS, add_arguments, all_settings
+    from hsplugin.flags import complete
 
     path = tmp_path / "c.yaml"
     path.write_text(
@@ -176,7 +182,8 @@ def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
     )
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    args = complete(parser.parse_args(["--config", str(path), "--lr", "0.002"]))
+    given = parser.parse_args(["--config", str(path), "--lr", "0.002"])
+    args = complete(given, add_arguments, DEFAULTS)
     settings = [s for s in all_settings(args) if s.method == "simclr"]
     assert [s.seed for s in settings] == [1, 2]
     assert {(s.epochs, s.lr, s.batch_size) for s in settings} == {(7, 0.002, 64)}
@@ -212,7 +219,7 @@ def clothes(tmp_path: Path) -> Path:
 
 
 def test_idx_files_are_read_plain_and_gzipped(clothes: Path):
-    from hsplugin.compare.data import load
+    from hsplugin.lab.data import load
 
     images = load("fashion-mnist", str(clothes))
     assert len(images.train) == 200 and len(images.validation) == 5000 and len(images.test) == 100
@@ -238,8 +245,7 @@ def test_a_missing_or_damaged_data_file_is_answered_in_one_line(capsys, clothes,
     assert "t10k-images-idx3-ubyte is truncated or damaged: 78395" in error_line(capsys, *flags)
 
 
-def test_two_comparisons_do_not_share_a_folder(tmp_path):
-    from hsplugin.errors import CommandError
-
-    with runs.locked(tmp_path), pytest.raises(CommandError, match="wait for it"):
-        runs.run_all([], tmp_path)
+def test_two_comparisons_do_not_share_a_folder(capsys, tmp_path):
+    with runs.locked(tmp_path):
+        assert "wait for it" in error_line(capsys, "--out", str(tmp_path))
+    assert not (tmp_path / "runs").exists()

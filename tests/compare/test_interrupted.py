@@ -87,7 +87,7 @@ def test_killed_again_and_again_at_random_it_still_ends_with_the_same_table(comp
 WRITER = """
 import sys, time
 from pathlib import Path
-from hsplugin.compare.files import write_json
+from hsplugin.lab.files import write_json
 number = int(sys.argv[2])
 while True:
     number += 1

@@ -1,7 +1,7 @@
 """Images in memory as uint8 tensors, in three splits that no seed changes.
 
-The training split feeds the encoders and the probes, the validation split chooses epochs and
-hyper-parameters, and the test split is only ever reported.
+The training split trains encoders and probes, the validation split chooses epochs and
+hyper-parameters, and the test split is only reported.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# The splits are part of the definition of a benchmark: fixed for everybody, for ever.
+# The splits define the benchmark, so they never change.
 SPLIT_SEED = 20200520
 
 
@@ -41,8 +42,8 @@ class Split:
 class Images:
     """A data set: three splits, the number of classes, and which augmentations make sense.
 
-    The encoders learn from the training images, and from the unlabelled ones if there are any;
-    the probes from the training images and their labels.
+    Encoders learn from the training images and any unlabelled ones, probes from the training
+    images and their labels.
     """
 
     train: Split
@@ -57,8 +58,6 @@ class Images:
 
     def pool(self) -> Tensor:
         """All images that an encoder may learn from."""
-        import torch
-
         if self.unlabelled is None:
             return self.train.images
         return torch.cat([self.train.images, self.unlabelled])
@@ -66,7 +65,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is read, and the budget that suits it when none is asked for."""
+    """How a data set is read, and the settings that suit it when none are given."""
 
     read: Callable[[Path | None], Images]
     about: str
@@ -76,7 +75,7 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """The data set of a name, or of a folder of images.
+    """The data set of this name, or a folder of images.
 
     Raises:
         CommandError: Neither a known name nor a folder.
@@ -124,16 +123,13 @@ def cache_dir() -> Path:
 
 
 def _shuffled(images: Tensor, labels: Tensor, *sizes: int) -> list[Split]:
-    """Cut a fixed permutation into splits of the given sizes; the first takes what is left."""
-    import torch
-
+    """Cut a fixed permutation into splits of the given sizes; the first takes the rest."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     parts = torch.split(order, [len(order) - sum(sizes), *sizes])
     return [Split(images[part].contiguous(), labels[part].contiguous()) for part in parts]
 
 
 def _digits(data_dir: Path | None) -> Images:
-    import torch
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -149,9 +145,6 @@ def read_idx(path: Path) -> Tensor:
     Raises:
         CommandError: The file is missing, unreadable, damaged or shorter than its header says.
     """
-    import numpy as np
-    import torch
-
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
@@ -184,8 +177,6 @@ def _idx_file(folder: Path, stem: str) -> Path:
 
 
 def _fashion_mnist(data_dir: Path | None) -> Images:
-    import torch
-
     if data_dir is None:
         data_dir = _download("FashionMNIST")
     paths = [
@@ -215,7 +206,7 @@ def _download(name: str) -> Path:
 
 
 def _torchvision(name: str, folder: Path, **options: Any) -> Any:
-    """A torchvision data set whose failures name the folder and the way out."""
+    """A torchvision data set whose errors name the folder and the remedy."""
     from torchvision import datasets
 
     try:
@@ -230,8 +221,6 @@ def _torchvision(name: str, folder: Path, **options: Any) -> Any:
 
 def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
     def read(data_dir: Path | None) -> Images:
-        import torch
-
         folder, download = data_dir or cache_dir(), data_dir is None
         parts = []
         for train in (True, False):
@@ -245,8 +234,6 @@ def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
 
 
 def _stl10(data_dir: Path | None) -> Images:
-    import torch
-
     folder, download = data_dir or cache_dir(), data_dir is None
     pixels, labels = {}, {}
     for part in ("train", "test", "unlabeled"):
@@ -261,9 +248,8 @@ def _stl10(data_dir: Path | None) -> Images:
 def _folder(folder: Path, size: int) -> Images:
     """Images in ``train/CLASS``, ``val/CLASS``, ``test/CLASS``, or in ``CLASS`` alone.
 
-    Missing splits are cut off the training images: a tenth each. Every image is scaled to the
-    size at its shorter side and cropped at its centre, once, so that training never waits for a
-    decoder.
+    A missing split takes a tenth of the training images. Every image is scaled by its shorter
+    side and cropped at its centre once, so that training never waits for a decoder.
     """
     places = {
         "train": ("train",),
@@ -292,8 +278,6 @@ def _folder(folder: Path, size: int) -> Images:
 
 
 def _decode(folder: Path, size: int) -> tuple[Split, list[str]]:
-    import numpy as np
-    import torch
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

@@ -1,4 +1,4 @@
-"""The pictures of a sweep; each function returns a matplotlib figure that no window owns."""
+"""The pictures of a sweep; each function returns a figure that no window owns."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from typing import Any
 
 import numpy as np
 
-from hsplugin.compare.agreement import Estimate
+from hsplugin.plots import figure
+from hsplugin.sweep.agreement import Estimate
+from hsplugin.sweep.metrics import METRICS
 
 Row = dict[str, Any]
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 COLOURS = ("#1b6ca8", "#e07a1f", "#3a8f5d", "#a33b3b")
-# What two encoders of one curve over the weight ratio have in common.
+# Encoders of one curve over the weight ratio agree in all of these.
 FAMILY = ("method", "seed", "alpha", "t", "dim", "batch_size", "lr", "epochs")
 
 
-def _figure(width: float, height: float, **subplots: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(squeeze=False, **subplots)
+def _figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    drawing, axes = figure(columns, width=width, height=height)
+    drawing.set_dpi(130)
+    return drawing, axes
 
 
 def plane(rows: Sequence[Row]) -> Any:
     """Every encoder at its alignment and uniformity, coloured by its accuracy on the test split.
 
-    The colours reach from the lower tenth up: collapsed encoders would take the whole scale.
+    The colour scale starts at the lowest tenth, because collapsed encoders would stretch it.
     """
-    figure, axes = _figure(10.4, 4.4, ncols=2, sharey=True)
+    drawing, axes = _figure(2, width=5.2, height=4.4)
+    axes[1].sharey(axes[0])
+    axes[1].tick_params(labelleft=False)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     for ax, (accuracy, title) in zip(
-        axes[0], (("linear", "linear probe"), ("knn", "kNN")), strict=True
+        axes, (("linear", "linear probe"), ("knn", "kNN")), strict=True
     ):
         values = [row[accuracy] for row in rows]
         low, high = float(np.quantile(values, 0.1)), max(values)
@@ -56,7 +57,7 @@ def plane(rows: Sequence[Row]) -> Any:
                 linewidths=0.5,
             )
             ax.scatter([], [], marker=marker, color="0.4", s=42, label=method)
-        figure.colorbar(drawn, ax=ax, extend="min", label=f"{title} accuracy, test (%)")
+        drawing.colorbar(drawn, ax=ax, extend="min", label=f"{title} accuracy, test (%)")
         best = max(rows, key=lambda row: row[accuracy])
         ax.scatter(
             best["alignment"], best["uniformity"], s=160, facecolors="none", edgecolors="#c0392b"
@@ -71,9 +72,9 @@ def plane(rows: Sequence[Row]) -> Any:
             fontsize=9,
             arrowprops={"arrowstyle": "->", "color": "0.45"},
         )
-    axes[0, 0].set_ylabel("uniformity, t = 2 (validation)")
-    axes[0, 0].legend(frameon=False, loc="upper right", fontsize=8)
-    return figure
+    axes[0].set_ylabel("uniformity, t = 2 (validation)")
+    axes[0].legend(frameon=False, loc="upper right", fontsize=8)
+    return drawing
 
 
 def weights(rows: Sequence[Row]) -> Any:
@@ -86,13 +87,13 @@ def weights(rows: Sequence[Row]) -> Any:
         if row["align_share"] is not None:
             families.setdefault(tuple(row[name] for name in FAMILY), []).append(row)
     curves = sorted((f for f in families.values() if len(f) >= 3), key=len, reverse=True)
-    figure, axes = _figure(10.4, 4.2, ncols=2)
-    accuracy_axes, geometry_axes = axes[0]
+    drawing, axes = _figure(2, width=5.2, height=4.2)
+    accuracy_axes, geometry_axes = axes
     if not curves:
-        for ax in axes[0]:
+        for ax in axes:
             ax.text(0.5, 0.5, "fewer than three weight ratios", ha="center", va="center")
             ax.set_axis_off()
-        return figure
+        return drawing
     for curve in curves:
         curve.sort(key=lambda row: row["align_share"])
     main, *others = curves
@@ -131,18 +132,15 @@ def weights(rows: Sequence[Row]) -> Any:
         xlabel="share of alignment in the weights", title="geometry of the same encoders"
     )
     geometry_axes.legend(frameon=False, fontsize=8)
-    return figure
+    return drawing
 
 
 def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
     """Spearman's coefficient of each metric with accuracy on the test split, with intervals.
 
-    Turned so that right means that the metric does its job.
+    Signed so that the right side means the expected sign.
     """
-    from hsplugin.compare.sweep_report import METRICS
-
-    figure, axes = _figure(7.2, 4.0)
-    ax = axes[0, 0]
+    drawing, (ax,) = _figure(1, width=7.2, height=4.0)
     names = list(METRICS)
     for offset, (accuracy, title) in enumerate((("linear", "linear probe"), ("knn", "kNN"))):
         for place, metric in enumerate(names):
@@ -166,7 +164,7 @@ def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
     ax.invert_yaxis()
     ax.set(
         xlim=(-1.02, 1.02),
-        xlabel="Spearman correlation with test accuracy in the hoped-for direction",
+        xlabel="Spearman correlation with test accuracy in the expected direction",
     )
-    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2)
-    return figure
+    drawing.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2)
+    return drawing

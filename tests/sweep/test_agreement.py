@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hsplugin.compare import agreement
+from hsplugin.sweep import agreement
 
 
 @pytest.fixture

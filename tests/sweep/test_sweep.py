@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hsplugin.compare.sweep_report import FILES
+from hsplugin.sweep.report import FILES
 
 ROOT = Path(__file__).parents[2]
 GRID = """

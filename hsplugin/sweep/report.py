@@ -1,19 +1,20 @@
-"""What a sweep leaves: sweep.csv, the rank correlations, and the pictures."""
+"""Tables and pictures of a sweep: sweep.csv, the rank correlations, PNG and SVG."""
 
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsplugin.compare.agreement import Estimate, dominance, estimate, kendall, spearman
-from hsplugin.compare.files import markdown_table, read_json, write_atomically, write_csv
-from hsplugin.compare.grid import align_share
-from hsplugin.compare.runs import finished, run_folder
-from hsplugin.compare.settings import RunSettings
+from hsplugin.lab.files import markdown_table, write_atomically, write_csv
+from hsplugin.lab.run import Run, hyperparameters
+from hsplugin.lab.settings import RunSettings
+from hsplugin.sweep import pictures
+from hsplugin.sweep.agreement import Estimate, dominance, estimate, kendall, spearman
+from hsplugin.sweep.grid import align_share
+from hsplugin.sweep.metrics import METRICS, geometry
 
 Row = dict[str, Any]
 
@@ -26,18 +27,6 @@ FILES = (
     "agreement.png",
 )
 
-# Column -> (heading, whether the literature hopes for less (-1) or more (+1) of it).
-METRICS = {
-    "align_plus_uniform": ("alignment + uniformity", -1),
-    "alignment": ("alignment", -1),
-    "uniformity": ("uniformity", -1),
-    "wasserstein_uniformity": ("Wasserstein uniformity", -1),
-    "rankme": ("RankMe", +1),
-    "effective_rank": ("effective rank", +1),
-    "nesum": ("NESum", +1),
-    "lidar": ("LiDAR", +1),
-    "tolerance": ("tolerance", +1),
-}
 ACCURACIES = {
     "linear": "linear, test",
     "knn": "kNN, test",
@@ -47,45 +36,17 @@ ACCURACIES = {
 STATISTICS = {"spearman": spearman, "kendall": kendall}
 
 
-def geometry(folder: Path) -> dict[str, float]:
-    """Metrics of the projections of a run's positive pairs; NaN where one is not defined.
-
-    Tolerance alone looks at labels.
-    """
-    import torch
-
-    from hsplugin.metrics import functional
-
-    pairs = torch.load(folder / "pairs.pt", weights_only=True)
-    a, b, labels = pairs["a"].float(), pairs["b"].float(), pairs["labels"]
-    measures = {
-        "wasserstein_uniformity": lambda: functional.wasserstein_uniformity(a),
-        "rankme": lambda: functional.rankme(a),
-        "effective_rank": lambda: functional.effective_rank(a),
-        "nesum": lambda: functional.nesum(a),
-        "lidar": lambda: functional.lidar(torch.stack([a, b], dim=1)),
-        "tolerance": lambda: functional.tolerance(a, labels),
-    }
-    values = {}
-    for name, measure in measures.items():
-        try:
-            values[name] = float(measure())
-        except (ValueError, RuntimeError):
-            values[name] = math.nan
-    return values
-
-
 def rows_of(out: Path, settings_list: Sequence[RunSettings]) -> list[Row]:
     """One row for each finished encoder, in the order of the settings."""
     rows = []
     for settings in settings_list:
-        if not finished(out, settings):
+        run = Run.of(settings, out)
+        if not run.finished:
             continue
-        folder = run_folder(out, settings)
-        result = read_json(folder / "result.json")
-        options = result["options"]
+        result = run.read_result()
+        options = hyperparameters(result)
         row: Row = {
-            "run": folder.name,
+            "run": run.name,
             "method": result["method"],
             "seed": result["seed"],
             "align_share": align_share(options),
@@ -100,13 +61,14 @@ def rows_of(out: Path, settings_list: Sequence[RunSettings]) -> list[Row]:
             "uniformity": result["uniformity"],
             "uniformity_optimum": result["uniformity_optimum"],
             "align_plus_uniform": result["alignment"] + result["uniformity"],
-            **geometry(folder),
+            **geometry(run),
             **{name: result[name] for name in ACCURACIES},
             "seconds": result["seconds"],
             "data": result["data"],
             "train_size": result["train_size"],
             "backbone": result["backbone"],
-            "options": json.dumps(options, sort_keys=True),
+            "options": json.dumps(result["options"], sort_keys=True),
+            "defaults": json.dumps(result["defaults"], sort_keys=True),
             "provenance": json.dumps(result["provenance"], sort_keys=True),
         }
         rows.append(row)
@@ -165,13 +127,10 @@ def write(out: Path, settings_list: Sequence[RunSettings], command: Sequence[str
     text = tables(rows, found)
     document = f"{_heading(rows, settings_list)}\n\n{text}\n\n{_record(rows, command)}\n"
     write_atomically(out / "agreement.md", lambda partial: partial.write_text(document))
-
-    from hsplugin.compare import sweep_pictures
-
     for name, picture in (
-        ("plane", sweep_pictures.plane(rows)),
-        ("weights", sweep_pictures.weights(rows)),
-        ("agreement", sweep_pictures.coefficients(found)),
+        ("plane", pictures.plane(rows)),
+        ("weights", pictures.weights(rows)),
+        ("agreement", pictures.coefficients(found)),
     ):
         for suffix in ("png", "svg"):
             write_atomically(out / f"{name}.{suffix}", picture.savefig)
@@ -182,7 +141,7 @@ def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> 
     """The best encoder of each method, then the coefficients, in Markdown."""
     parts = [_best(rows)]
     for statistic, title in (("spearman", "Spearman's rho"), ("kendall", "Kendall's tau-b")):
-        body = [[f"{title} with", "hoped for", *ACCURACIES.values()]]
+        body = [[f"{title} with", "expected sign", *ACCURACIES.values()]]
         for metric, (heading, sign) in METRICS.items():
             cells = [str(found[metric, accuracy, statistic]) for accuracy in ACCURACIES]
             body.append([heading, "-" if sign < 0 else "+", *cells])
@@ -218,13 +177,13 @@ def _best(rows: Sequence[Row]) -> str:
 def _heading(rows: Sequence[Row], settings_list: Sequence[RunSettings]) -> str:
     missing = len(settings_list) - len(rows)
     count = f"{len(rows)} encoders" + (f" ({missing} more failed)" if missing else "")
-    return f"""# What foretells accuracy: {count} on {rows[0]["data"]}
+    return f"""# Which metric predicts accuracy: {count} on {rows[0]["data"]}
 
 Metrics are of normalised projections of two views of each validation image (t = 2); accuracy is of
 the frozen backbone after the last epoch, in percent. Intervals: 95 %, bootstrap over encoders.
-*Hoped for*: the sign under which the metric would do its job. *Lower left wins*: of all pairs of
-encoders of which one is both better aligned and more uniform, the share in which it is also the
-more accurate one (0.5 is chance). Tolerance alone looks at labels."""
+*Expected sign*: the sign that a useful metric would have. *Lower left wins*: among the pairs in
+which one encoder is both better aligned and more uniform, how often it is also more accurate (0.5
+is chance). Only tolerance uses labels."""
 
 
 def _record(rows: Sequence[Row], command: Sequence[str]) -> str:
