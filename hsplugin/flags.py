@@ -35,15 +35,9 @@ def setting(
         choices: The only values of a text.
         unset: What the command uses without the flag, where that is not the field's default.
     """
+    bounds = {"least": least, "choices": choices}
     return field(
-        default=default,
-        metadata={
-            "group": group,
-            "help": about,
-            "least": least,
-            "choices": choices,
-            "unset": unset,
-        },
+        default=default, metadata={"group": group, "help": about, "unset": unset, **bounds}
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -31,6 +33,15 @@ def machine_facts() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def describe(facts: Mapping[str, Any], command: Sequence[str]) -> str:
+    """What `machine_facts` found and the command that was run, as items of a Markdown list."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"""- Command: `{shlex.join(command)}`
+- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
+  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
+- Versions: {versions}."""
 
 
 def processor_name() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hsplugin.lab.files import markdown_table, write_atomically, write_csv
 from hsplugin.lab.methods import METHODS, UNTRAINED
 from hsplugin.lab.run import Run, hyperparameters
 from hsplugin.lab.runs import collect
+from hsplugin.provenance import describe
 
 Row = dict[str, Any]
 
@@ -90,8 +90,6 @@ def _cell(column: str, mean: float, spread: float, runs: int) -> str:
 def _document(results: Sequence[Row], table: str, command: Sequence[str], tuned: str) -> str:
     first = results[0]
     trained = next((row for row in results if row["method"] != UNTRAINED), first)
-    facts = first["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     size = trained["train_size"] or "all"
     per_class = trained["labels_per_class"]
     tuned = f"{tuned}\n\n" if tuned else ""
@@ -108,10 +106,7 @@ the epoch with the best kNN accuracy on the validation split; no choice looks at
 
 {tuned}- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
   backbone {trained["backbone"]} ({trained["parameters"] / 1e6:.2f} M parameters).
-- Command: `{shlex.join(command)}`
-- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
-  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
-- Versions: {versions}.
+{describe(first["provenance"], command)}
 
 ![alignment-uniformity plane](plane.png)
 

@@ -65,7 +65,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is read, and the settings that suit it when none are given."""
+    """How a data set is read, and defaults for the settings of the same names."""
 
     read: Callable[[Path | None], Images]
     about: str
@@ -178,17 +178,16 @@ def _idx_file(folder: Path, stem: str) -> Path:
 
 def _fashion_mnist(data_dir: Path | None) -> Images:
     if data_dir is None:
-        data_dir = _download("FashionMNIST")
+        data_dir = cache_dir()
+        _torchvision("FashionMNIST", data_dir, download=True)
     paths = [
         _idx_file(data_dir, f"{part}-{kind}-ubyte")
         for part in ("train", "t10k")
         for kind in ("images-idx3", "labels-idx1")
     ]
     images, labels, test_images, test_labels = (read_idx(path) for path in paths)
-    for path, pixels, targets in (
-        (paths[0], images, labels),
-        (paths[2], test_images, test_labels),
-    ):
+    parts = ((paths[0], images, labels), (paths[2], test_images, test_labels))
+    for path, pixels, targets in parts:
         if pixels.ndim != 3 or targets.ndim != 1 or len(pixels) != len(targets):
             raise CommandError(
                 f"{path} and its labels do not belong together: "
@@ -197,12 +196,6 @@ def _fashion_mnist(data_dir: Path | None) -> Images:
     train, validation = _shuffled(images.unsqueeze(1), labels.long(), 5000)
     test = Split(test_images.unsqueeze(1), test_labels.to(torch.int64))
     return Images(train, validation, test, classes=10, flip=True, colour=False)
-
-
-def _download(name: str) -> Path:
-    folder = cache_dir()
-    _torchvision(name, folder, download=True)
-    return folder
 
 
 def _torchvision(name: str, folder: Path, **options: Any) -> Any:
@@ -251,11 +244,7 @@ def _folder(folder: Path, size: int) -> Images:
     A missing split takes a tenth of the training images. Every image is scaled by its shorter
     side and cropped at its centre once, so that training never waits for a decoder.
     """
-    places = {
-        "train": ("train",),
-        "validation": ("val", "valid", "validation"),
-        "test": ("test",),
-    }
+    places = {"train": ["train"], "validation": ["val", "valid", "validation"], "test": ["test"]}
     found = {
         split: next((folder / n for n in names if (folder / n).is_dir()), None)
         for split, names in places.items()

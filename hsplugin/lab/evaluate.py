@@ -35,6 +35,10 @@ class Pairs:
         """Log-mean Gaussian potential (t = 2) within a view, averaged over the two."""
         return float(hsplugin.uniform_loss(self.a) + hsplugin.uniform_loss(self.b)) / 2
 
+    def geometry(self) -> dict[str, float]:
+        """Both by name."""
+        return {"alignment": self.alignment(), "uniformity": self.uniformity()}
+
 
 @torch.no_grad()
 def features(backbone: nn.Module, images: Tensor, device: torch.device) -> Tensor:

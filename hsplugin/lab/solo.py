@@ -212,11 +212,8 @@ def _score(
     pairs = evaluate.positive_pairs(
         projector, nn.Identity(), Augment(images), images.validation.images, device
     )
-    measured = {
-        "alignment": pairs.alignment(),
-        "uniformity": pairs.uniformity(),
-        **evaluate.Scorer(images, settings.labels_per_class).final(encoder, device),
-    }
+    scorer = evaluate.Scorer(images, settings.labels_per_class)
+    measured = {**pairs.geometry(), **scorer.final(encoder, device)}
     row = {"epoch": settings.epochs, "loss": _last_loss(run.folder), "seconds": round(seconds, 2)}
     row |= {k: measured[k] for k in ("alignment", "uniformity", "validation_knn")}
     result: dict[str, Any] = {

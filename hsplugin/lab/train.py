@@ -76,8 +76,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
             {
                 "epoch": epoch,
                 "loss": loss,
-                "alignment": pairs.alignment(),
-                "uniformity": pairs.uniformity(),
+                **pairs.geometry(),
                 "validation_knn": accuracy,
                 "seconds": round(self.seconds, 2),
             }
@@ -218,8 +217,7 @@ def _finish(
         pairs = evaluate.positive_pairs(
             learner.backbone, learner.head, learner.augment, images.validation.images, device
         )
-        geometry = {"alignment": pairs.alignment(), "uniformity": pairs.uniformity()}
-        return pairs, {**geometry, **tracker.scorer.final(learner.backbone, device)}
+        return pairs, {**pairs.geometry(), **tracker.scorer.final(learner.backbone, device)}
 
     last_weights = {"backbone": learner.backbone.state_dict(), "head": learner.head.state_dict()}
     pairs, last = measured()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from hsplugin.plots import figure
 from hsplugin.sweep.agreement import Estimate
@@ -15,6 +16,7 @@ Row = dict[str, Any]
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 COLOURS = ("#1b6ca8", "#e07a1f", "#3a8f5d", "#a33b3b")
+PROBES = (("linear", "linear probe"), ("knn", "kNN"))
 # Encoders of one curve over the weight ratio agree in all of these.
 FAMILY = ("method", "seed", "alpha", "t", "dim", "batch_size", "lr", "epochs")
 
@@ -33,21 +35,15 @@ def plane(rows: Sequence[Row]) -> Any:
     drawing, axes = _figure(2, width=5.2, height=4.4)
     axes[1].sharey(axes[0])
     axes[1].tick_params(labelleft=False)
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for ax, (accuracy, title) in zip(
-        axes, (("linear", "linear probe"), ("knn", "kNN")), strict=True
-    ):
-        values = [row[accuracy] for row in rows]
-        low, high = float(np.quantile(values, 0.1)), max(values)
-        drawn = None
-        for method, marker in zip(methods, MARKERS * len(methods), strict=False):
-            own = sorted(
-                (row for row in rows if row["method"] == method), key=lambda row: row[accuracy]
-            )
+    table = pd.DataFrame(rows)
+    for ax, (accuracy, title) in zip(axes, PROBES, strict=True):
+        low, high = table[accuracy].quantile(0.1), table[accuracy].max()
+        for number, (method, own) in enumerate(table.groupby("method", sort=False)):
+            own, marker = own.sort_values(accuracy, kind="stable"), MARKERS[number % len(MARKERS)]
             drawn = ax.scatter(
-                [row["alignment"] for row in own],
-                [row["uniformity"] for row in own],
-                c=[row[accuracy] for row in own],
+                own["alignment"],
+                own["uniformity"],
+                c=own[accuracy],
                 vmin=low,
                 vmax=high if high > low else low + 1,
                 cmap="viridis",
@@ -58,10 +54,8 @@ def plane(rows: Sequence[Row]) -> Any:
             )
             ax.scatter([], [], marker=marker, color="0.4", s=42, label=method)
         drawing.colorbar(drawn, ax=ax, extend="min", label=f"{title} accuracy, test (%)")
-        best = max(rows, key=lambda row: row[accuracy])
-        ax.scatter(
-            best["alignment"], best["uniformity"], s=160, facecolors="none", edgecolors="#c0392b"
-        )
+        best = table.loc[table[accuracy].idxmax(), ["alignment", "uniformity"]]
+        ax.scatter(*best, s=160, facecolors="none", edgecolors="#c0392b")
         ax.set(xlabel="alignment (validation)", title=f"{title}; the best one is ringed")
         ax.annotate(
             "better",
@@ -82,11 +76,9 @@ def weights(rows: Sequence[Row]) -> Any:
 
     One curve for each set of encoders that differ in nothing else; the longest is drawn bold.
     """
-    families: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        if row["align_share"] is not None:
-            families.setdefault(tuple(row[name] for name in FAMILY), []).append(row)
-    curves = sorted((f for f in families.values() if len(f) >= 3), key=len, reverse=True)
+    weighted = pd.DataFrame(rows).dropna(subset="align_share").sort_values("align_share")
+    families = (family for _, family in weighted.groupby(list(FAMILY), dropna=False))
+    curves = sorted((f for f in families if len(f) >= 3), key=len, reverse=True)
     drawing, axes = _figure(2, width=5.2, height=4.2)
     accuracy_axes, geometry_axes = axes
     if not curves:
@@ -94,40 +86,29 @@ def weights(rows: Sequence[Row]) -> Any:
             ax.text(0.5, 0.5, "fewer than three weight ratios", ha="center", va="center")
             ax.set_axis_off()
         return drawing
-    for curve in curves:
-        curve.sort(key=lambda row: row["align_share"])
     main, *others = curves
     for number, curve in enumerate(others):
         accuracy_axes.plot(
-            [row["align_share"] for row in curve],
-            [row["linear"] for row in curve],
+            curve["align_share"],
+            curve["linear"],
             color="0.75",
             lw=1,
             marker=".",
             label="linear, other alpha and t" if number == 0 else None,
         )
-    share = [row["align_share"] for row in main]
-    for accuracy, title, colour in (("linear", "linear probe", 0), ("knn", "kNN", 1)):
-        accuracy_axes.plot(
-            share, [row[accuracy] for row in main], "o-", color=COLOURS[colour], label=title
-        )
-    first = main[0]
+    share, first = main["align_share"], main.iloc[0]
+    for (accuracy, title), colour in zip(PROBES, COLOURS, strict=False):
+        accuracy_axes.plot(share, main[accuracy], "o-", color=colour, label=title)
     accuracy_axes.set(
         xlabel="share of alignment in the weights",
         ylabel="accuracy, test (%)",
         title=f"accuracy (alpha = {first['alpha']:g}, t = {first['t']:g}, d = {first['dim']})",
     )
     accuracy_axes.legend(frameon=False, fontsize=8, loc="lower center")
-    geometry_axes.plot(
-        share, [row["alignment"] for row in main], "o-", color=COLOURS[2], label="alignment"
-    )
-    geometry_axes.plot(
-        share,
-        [np.exp(row["uniformity"]) for row in main],
-        "s-",
-        color=COLOURS[3],
-        label="exp(uniformity); 1 is collapse",
-    )
+    geometry_axes.plot(share, main["alignment"], "o-", color=COLOURS[2], label="alignment")
+    potential = np.exp(main["uniformity"])
+    label = "exp(uniformity); 1 is collapse"
+    geometry_axes.plot(share, potential, "s-", color=COLOURS[3], label=label)
     geometry_axes.set(
         xlabel="share of alignment in the weights", title="geometry of the same encoders"
     )
@@ -142,20 +123,15 @@ def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
     """
     drawing, (ax,) = _figure(1, width=7.2, height=4.0)
     names = list(METRICS)
-    for offset, (accuracy, title) in enumerate((("linear", "linear probe"), ("knn", "kNN"))):
+    for offset, (accuracy, title) in enumerate(PROBES):
         for place, metric in enumerate(names):
             sign = METRICS[metric][1]
             one = found[metric, accuracy, "spearman"]
             low, high = sorted((sign * one.low, sign * one.high))
             y = place + 0.16 * (2 * offset - 1)
             ax.plot([low, high], [y, y], color=COLOURS[offset], lw=1.5)
-            ax.plot(
-                sign * one.value,
-                y,
-                "o",
-                color=COLOURS[offset],
-                label=title if place == 0 else None,
-            )
+            label = title if place == 0 else None
+            ax.plot(sign * one.value, y, "o", color=COLOURS[offset], label=label)
     ax.axvline(0, color="0.6", lw=0.8)
     ax.set_yticks(
         range(len(names)),

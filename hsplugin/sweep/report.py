@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hsplugin.lab.files import markdown_table, write_atomically, write_csv
 from hsplugin.lab.run import Run, hyperparameters
 from hsplugin.lab.settings import RunSettings
+from hsplugin.provenance import describe
 from hsplugin.sweep import pictures
 from hsplugin.sweep.agreement import Estimate, dominance, estimate, kendall, spearman
 from hsplugin.sweep.grid import align_share
@@ -33,6 +34,12 @@ ACCURACIES = {
     "validation_linear": "linear, validation",
     "validation_knn": "kNN, validation",
 }
+NESTED = ("options", "defaults", "provenance")
+COLUMNS = (
+    *("run", "method", "seed", "align_share", "alpha", "t", "temperature", "dim", "batch_size"),
+    *("lr", "epochs", "uniformity_optimum", *METRICS, *ACCURACIES, "seconds"),
+    *("data", "train_size", "backbone", *NESTED),
+)
 STATISTICS = {"spearman": spearman, "kendall": kendall}
 
 
@@ -44,34 +51,17 @@ def rows_of(out: Path, settings_list: Sequence[RunSettings]) -> list[Row]:
         if not run.finished:
             continue
         result = run.read_result()
-        options = hyperparameters(result)
-        row: Row = {
-            "run": run.name,
-            "method": result["method"],
-            "seed": result["seed"],
-            "align_share": align_share(options),
-            "alpha": options.get("alpha"),
-            "t": options.get("t"),
-            "temperature": options.get("temperature"),
-            "dim": options["dim"],
-            "batch_size": result["batch_size"],
-            "lr": options["lr"],
-            "epochs": result["epochs"],
-            "alignment": result["alignment"],
-            "uniformity": result["uniformity"],
-            "uniformity_optimum": result["uniformity_optimum"],
-            "align_plus_uniform": result["alignment"] + result["uniformity"],
+        trained_with = hyperparameters(result)
+        values = {
+            **result,
+            **trained_with,
             **geometry(run),
-            **{name: result[name] for name in ACCURACIES},
-            "seconds": result["seconds"],
-            "data": result["data"],
-            "train_size": result["train_size"],
-            "backbone": result["backbone"],
-            "options": json.dumps(result["options"], sort_keys=True),
-            "defaults": json.dumps(result["defaults"], sort_keys=True),
-            "provenance": json.dumps(result["provenance"], sort_keys=True),
+            "run": run.name,
+            "align_share": align_share(trained_with),
+            "align_plus_uniform": result["alignment"] + result["uniformity"],
+            **{name: json.dumps(result[name], sort_keys=True) for name in NESTED},
         }
-        rows.append(row)
+        rows.append({name: values.get(name) for name in COLUMNS})
     return rows
 
 
@@ -109,21 +99,9 @@ def write(out: Path, settings_list: Sequence[RunSettings], command: Sequence[str
         return ""
     write_csv(out / "sweep.csv", rows)
     found = agreements(rows)
-    write_csv(
-        out / "agreement.csv",
-        [
-            {
-                "metric": metric,
-                "accuracy": accuracy,
-                "statistic": statistic,
-                "value": one.value,
-                "low": one.low,
-                "high": one.high,
-                "encoders": one.encoders,
-            }
-            for (metric, accuracy, statistic), one in found.items()
-        ],
-    )
+    keys = ("metric", "accuracy", "statistic")
+    coefficients = [dict(zip(keys, of, strict=True)) | asdict(one) for of, one in found.items()]
+    write_csv(out / "agreement.csv", coefficients)
     text = tables(rows, found)
     document = f"{_heading(rows, settings_list)}\n\n{text}\n\n{_record(rows, command)}\n"
     write_atomically(out / "agreement.md", lambda partial: partial.write_text(document))
@@ -153,7 +131,7 @@ def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> 
     return "\n\n".join(parts)
 
 
-def describe(row: Row) -> str:
+def in_words(row: Row) -> str:
     """An encoder's hyper-parameters in a few words."""
     named = [
         f"{name} {row[name]:g}"
@@ -169,7 +147,7 @@ def _best(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row["method"] == method]
         best = max(own, key=lambda row: float(row["validation_linear"]))
         body.append(
-            [method, str(len(own)), describe(best), *(f"{best[name]:.1f}" for name in ACCURACIES)]
+            [method, str(len(own)), in_words(best), *(f"{best[name]:.1f}" for name in ACCURACIES)]
         )
     return markdown_table(body)
 
@@ -187,16 +165,11 @@ is chance). Only tolerance uses labels."""
 
 
 def _record(rows: Sequence[Row], command: Sequence[str]) -> str:
-    facts = json.loads(rows[0]["provenance"])
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     size = rows[0]["train_size"] or "all"
     seconds = sum(float(row["seconds"]) for row in rows)
     return f"""- Encoders: backbone {rows[0]["backbone"]}, {size} training images,
   seed {rows[0]["seed"]}; training took {seconds / 60:.0f} minutes in all (measuring not counted).
-- Command: `{shlex.join(command)}`
-- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
-  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
-- Versions: {versions}.
+{describe(json.loads(rows[0]["provenance"]), command)}
 
 ![alignment-uniformity plane](plane.png)
 
