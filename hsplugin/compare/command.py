@@ -12,7 +12,7 @@ from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
 from hsplugin.lab.methods import METHODS, UNTRAINED, options_of
 from hsplugin.lab.run import refuse_mixing
-from hsplugin.lab.runs import Failure, locked, run_all
+from hsplugin.lab.runs import Failure, locked, require_extra, run_all
 from hsplugin.lab.settings import Machine, RunSettings, machine, shared_settings
 
 FIRST_METHODS = ["align_uniform", "hypersphere", "simclr", "barlowtwins", "vicreg"]
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, write the tables, print the summary."""
+    require_extra()
     args = complete(args, add_arguments, DEFAULTS)
     settings_list = all_settings(args)
     place = machine(args)

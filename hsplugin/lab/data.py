@@ -117,7 +117,7 @@ def load(
 
 
 def cache_dir() -> Path:
-    """Folder for downloads: ``$HSPLUGIN_DATA``, else a cache folder of the user's."""
+    """Folder for downloads: ``$HSPLUGIN_DATA``, else a folder in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(os.environ.get("HSPLUGIN_DATA", f"{base}/hsplugin")).expanduser()
 

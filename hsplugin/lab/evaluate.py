@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import hsplugin
 from hsplugin.functional import unit_rows
-from hsplugin.lab.data import Images, Split
+from hsplugin.lab.data import Images
 from hsplugin.lab.encoder import Augment, to_float
 
 NEIGHBOURS = 20
@@ -149,8 +149,3 @@ class Scorer:
             "validation_knn": self.knn(*train, *validation),
             "validation_linear": fmean(on_validation for on_validation, _ in linear),
         }
-
-
-def subset(split: Split, limit: int) -> tuple[Tensor, Tensor]:
-    """The first images and labels of a split, for measurements in the middle of a run."""
-    return split.images[:limit], split.labels[:limit]

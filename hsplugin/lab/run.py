@@ -20,12 +20,12 @@ class Run:
         folder: The folder itself; its name is the run's.
         settings: The `RunSettings`, written when the run starts.
         job: Settings and machine, for the further processes of a DDP run.
-        checkpoint: Where an unfinished run goes on from.
-        partial_checkpoint: The same while it is being written.
+        checkpoint: What an unfinished run resumes from.
+        partial_checkpoint: The next checkpoint while it is being written.
         history: One row per measured epoch.
         pairs: Unit projections of two views of each validation image, with labels.
         encoder: Weights of the last and the best epoch.
-        result: All measures; its existence marks the run as finished.
+        result: Settings and measures; its existence marks the run as finished.
         error_log: Traceback of a run that failed.
         images: PNG files for solo-learn.
         trained: What solo-learn trained.

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,8 @@ def run_all(
 
     Each run is a process of its own, so one that fails or is killed leaves the others alone, and
     its peak memory is its own. Killed at any moment and called again, this does what is missing:
-    a finished run is skipped, an unfinished one goes on from its last checkpoint. Whoever calls
-    this holds `locked`, so that no other process writes to the same folder.
+    a finished run is skipped, an unfinished one resumes from its last checkpoint. The caller has
+    to hold `locked`, so that no other process writes to the same folder.
 
     Args:
         settings_list: The runs, in the order in which they should be started.
@@ -96,6 +97,18 @@ def run_all(
 def unique(settings_list: Sequence[RunSettings]) -> list[RunSettings]:
     """The settings in their order, each once."""
     return list({settings.name: settings for settings in settings_list}.values())
+
+
+def require_extra() -> None:
+    """Refuse to start without the packages of the extra.
+
+    Raises:
+        CommandError: Names what is missing and how to install it.
+    """
+    packages = "filelock kornia lightly matplotlib pandas scipy sklearn torchvision tqdm yaml"
+    missing = [name for name in packages.split() if find_spec(name) is None]
+    if missing:
+        raise CommandError(f"{', '.join(missing)} missing: pip install 'hsplugin[compare]'")
 
 
 @contextmanager
@@ -197,8 +210,8 @@ def _child(settings: RunSettings, machine: Machine, run: Run, connection: Connec
 def machine_error(error: OSError, folder: Path) -> str:
     """What a full or unwritable disk means for the user, in one line."""
     if error.errno == errno.ENOSPC:
-        return f"no space left on the disk of {folder}; free some and rerun to go on"
-    return f"{error.filename or folder}: {error.strerror or error}; fix it and rerun to go on"
+        return f"no space left on the disk of {folder}; free some and rerun to continue"
+    return f"{error.filename or folder}: {error.strerror or error}; fix it and rerun to continue"
 
 
 def collect(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ from hsplugin.errors import CommandError
 from hsplugin.flags import check, defaults_of, flag, setting
 from hsplugin.lab.data import DATA, source
 
-WHAT, BUDGET, WHERE = "data", "budget, where nothing else says otherwise", "where"
+WHAT, BUDGET, WHERE = "data", "budget, unless a grid or --set overrides it", "machine"
 BY_DATA = "what suits the data set"
 
 

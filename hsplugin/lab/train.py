@@ -30,7 +30,7 @@ from hsplugin.lab.settings import Machine, RunSettings
 from hsplugin.provenance import cpu_seconds, machine_facts, peak_memory
 
 Notify = Callable[[dict[str, Any]], None]
-# Measurements during a run use at most so many images; those at its end use all.
+# Measurements during a run use at most this many images; the final ones use all.
 BANK, QUERIES = 10_000, 2_000
 
 
@@ -60,13 +60,13 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         """Add one row to the history; remember the encoder if its kNN accuracy is the best."""
         learner.eval()
         device = learner.device
-        bank, bank_labels = evaluate.subset(self.images.train, BANK)
-        query, labels = evaluate.subset(self.images.validation, QUERIES)
+        train, validation = self.images.train, self.images.validation
+        query = validation.images[:QUERIES]
         accuracy = self.scorer.knn(
-            evaluate.features(learner.backbone, bank, device),
-            bank_labels,
+            evaluate.features(learner.backbone, train.images[:BANK], device),
+            train.labels[:BANK],
             evaluate.features(learner.backbone, query, device),
-            labels,
+            validation.labels[:QUERIES],
         )
         pairs = evaluate.positive_pairs(
             learner.backbone, learner.head, learner.augment, query, device

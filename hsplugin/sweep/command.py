@@ -11,7 +11,7 @@ from hsplugin.checks import check_integer
 from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
 from hsplugin.lab.run import Run, refuse_mixing
-from hsplugin.lab.runs import locked, run_all
+from hsplugin.lab.runs import locked, require_extra, run_all
 from hsplugin.lab.settings import Machine, RunSettings, machine, shared_settings
 from hsplugin.sweep.grid import DEFAULT_GRID, encoders, read_grid
 
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing, write the tables and pictures, print the agreement."""
+    require_extra()
     args = complete(args, add_arguments, DEFAULTS)
     if args.random is not None:
         try:

@@ -75,7 +75,7 @@ def encoders(
         grids: Names to values; every combination within a grid is one encoder. A name is a field
             of RunSettings, an option of the method, or ``align_share``.
         base: Fields of RunSettings for all encoders, which a grid may override.
-        sample: Take only so many, drawn at random.
+        sample: How many to draw at random; None takes all.
         seed: Seed of that draw.
 
     Raises:

@@ -15,7 +15,7 @@ from hsplugin import cli
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--train-size", "120", "--epochs", "3", "--batch-size", "40"]
 FLAGS += ["--labels-per-class", "3", "--threads", "1", "--jobs", "1"]
-# Whatever depends on the clock, the machine or the process and not on the computation.
+# What depends on the clock, the machine or the process, not on the computation.
 CLOCK = {"seconds", "cpu_seconds", "peak_memory_mib", "provenance"}
 
 

@@ -1,4 +1,4 @@
-"""hsplugin compare in small: tables, resuming, determinism, errors."""
+"""A small hsplugin compare: tables, tuning, errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_pictures_show_something(compared: Path):
 
 
 @pytest.mark.slow
-def test_tuning_takes_what_the_validation_split_likes_best_and_can_be_taken_up_again(tmp_path):
+def test_tuning_chooses_the_best_on_the_validation_split_and_resumes(tmp_path):
     out = tmp_path / "out"
     flags = ("--methods", "simclr", "moco", "--tune", "--set", "moco.temperature=0.2")
     finish(start(out, *flags))
@@ -70,7 +70,7 @@ def test_tuning_takes_what_the_validation_split_likes_best_and_can_be_taken_up_a
         assert chosen.items() <= json.loads(row["options"]).items()
     assert all(json.loads(c["options"])["temperature"] == 0.2 for c in candidates[5:])
     assert "chosen" in (out / "summary.md").read_text()
-    # What was chosen stays, also where other candidates would be chosen now, or none is asked for.
+    # A choice is final, even if others would be chosen now or no tuning is asked for.
     before = table(out / "results.csv")
     finish(start(out, "--methods", "vicreg", "--no-tune"))
     assert "temperature 0.1" in (out / "summary.md").read_text()

@@ -1,4 +1,4 @@
-"""A comparison killed wherever, or out of disk: what is done is kept, the rerun ends the same."""
+"""A comparison killed anywhere, or out of disk: finished runs are kept, a rerun ends the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assert_same(out: Path, expected: Path) -> None:
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_run_the_rerun_ends_with_the_same_table(compared, tmp_path):
     out = tmp_path / "out"
-    # The last run keeps a queue outside its weights: the hardest thing to take up again.
+    # The last run keeps a queue outside its weights: the hardest state to resume.
     kill_when(start(out, *METHODS), lambda: list(out.glob("runs/moco*/last.ckpt")))
     assert not list(out.glob("runs/moco*/result.json"))
     before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/result.json")}

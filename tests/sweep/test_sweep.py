@@ -1,4 +1,4 @@
-"""A whole sweep in small: trained, killed, resumed, tabled and drawn."""
+"""A small sweep: trained, killed, resumed, tabled and drawn."""
 
 from __future__ import annotations
 
