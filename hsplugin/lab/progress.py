@@ -52,16 +52,17 @@ class Progress:
         title = self.titles[settings.name]
         if "epoch" in event:
             left = event["seconds"] / event["epoch"] * (event["epochs"] - event["epoch"])
-            self.live[title] = (
+            self.live[settings.name] = (
                 f"{title}  epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.3f}  "
                 f"kNN {event['knn']:.1f} %  {event['seconds']:.0f} s, {left:.0f} s left"
             )
             self.bar.set_description_str("   ".join(self.live.values()))
             overdue = time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES
             if self.bar.disable and overdue:
-                self._say(self.live[title])
+                self._say(self.live[settings.name])
             return
-        last = self.live.pop(title, title)
+        last = self.live.pop(settings.name, title)
+        self.bar.set_description_str("   ".join(self.live.values()), refresh=False)
         self.done += 1
         self.bar.update()
         self._say(f"{title} failed: {event['failed']}" if "failed" in event else f"done: {last}")
