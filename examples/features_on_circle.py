@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import hsplugin
 from hsplugin import plots
-from hsplugin.compare.data import DATA, Images, load
-from hsplugin.compare.encoder import Augment, backbone, to_float
-from hsplugin.compare.evaluate import knn_accuracy, linear_accuracy
 from hsplugin.functional import unit_rows
+from hsplugin.lab.data import DATA, Images, load
+from hsplugin.lab.encoder import Augment, backbone, to_float
+from hsplugin.lab.evaluate import knn_accuracy, linear_accuracy
 
 TRAININGS = ("random", "supervised", "contrastive", "align + uniform")
 

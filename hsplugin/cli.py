@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hsplugin.errors import CommandError
 
 # Subcommand -> (module, one line of help). A module offers add_arguments(parser) and
-# run(args) -> exit status, and imports nothing heavy before run() is called.
+# run(args) -> exit status. Torch is imported already; slower packages wait for run().
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("hsplugin.run", "run a solo-learn script with the methods of hsplugin registered"),
     "compare": (
@@ -18,8 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "train methods under one budget and compare their geometry and accuracy",
     ),
     "sweep": (
-        "hsplugin.compare.sweep",
-        "train many encoders and tell which metric of their features foretells their accuracy",
+        "hsplugin.sweep.command",
+        "train many encoders and ask which metric of their features predicts their accuracy",
     ),
     "bench": ("hsplugin.bench", "time the engines beside the peers installed on this machine"),
     "measure": ("hsplugin.measure", "the geometry of embeddings that exist already"),

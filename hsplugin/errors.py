@@ -2,4 +2,4 @@
 
 
 class CommandError(Exception):
-    """A mistake of the user's or of the machine's: printed as one line, exit status 2."""
+    """A mistake of the user or a fault of the machine: printed as one line, exit status 2."""

@@ -1,5 +1,1 @@
-"""Train every method under one budget, then measure geometry and accuracy side by side.
-
-``hsplugin compare`` is the command; `runs.run_all` and `runs.collect` are what other
-commands build on.
-"""
+"""``hsplugin compare``: train methods under one budget, compare their geometry and accuracy."""

@@ -1,15 +1,17 @@
-"""Figures. Each function returns a matplotlib figure that nothing but the caller holds."""
+"""The pictures of a comparison; each function returns a figure that no window owns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hsplugin.compare.methods import UNTRAINED
+from torch import Tensor
+
+from hsplugin.lab.methods import UNTRAINED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor
 
 MARKERS = "osD^vP*Xhp<>8d"
 
@@ -36,7 +38,7 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
     """
     figure, axes = _figure(7.5, 5.0)
     methods = list(dict.fromkeys(row["method"] for row in results))
-    # The floor would take most of the colours for itself.
+    # Leave the baseline out of the colour scale.
     trained = [row for row in results if row["method"] != UNTRAINED] or list(results)
     values = [row[accuracy] for row in trained]
     colours = {"vmin": min(values), "vmax": max(values), "cmap": "viridis"}
@@ -78,16 +80,14 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
 
 
 def pair_histograms(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Draw, per method, how far positive pairs are apart and how far random pairs.
+    """Draw the distances of positive and of random pairs for each method.
 
     Args:
         pairs: Method -> unit features ``(n, d)`` of two views of the same images.
 
     Returns:
-        One small panel per method with the distances of the two kinds of pairs.
+        One histogram per method and kind of pair.
     """
-    import math
-
     columns = min(3, len(pairs))
     rows = math.ceil(len(pairs) / columns)
     figure, grid = _figure(

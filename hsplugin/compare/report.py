@@ -1,18 +1,21 @@
-"""Tables of finished runs: results.csv, history.csv, summary.md, and the pictures."""
+"""Tables and pictures of finished runs: results.csv, history.csv, summary.md, PNG and SVG."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsplugin.compare import tuning
-from hsplugin.compare.files import markdown_table, write_atomically, write_csv
-from hsplugin.compare.methods import METHODS, UNTRAINED
-from hsplugin.compare.runs import collect
+import pandas as pd
+import torch
+
+from hsplugin.compare import pictures, tuning
+from hsplugin.lab.files import markdown_table, write_atomically, write_csv
+from hsplugin.lab.methods import METHODS, UNTRAINED
+from hsplugin.lab.run import Run, hyperparameters
+from hsplugin.lab.runs import collect
+from hsplugin.provenance import describe
 
 Row = dict[str, Any]
 
@@ -60,40 +63,33 @@ def _order(row: Row) -> tuple[int, str, int, str]:
 
 
 def _flat(row: Row) -> Row:
-    provenance = row["provenance"]
-    flat = {k: v for k, v in row.items() if k != "provenance"}
-    flat["options"] = json.dumps(row["options"], sort_keys=True)
-    flat["provenance"] = json.dumps(provenance, sort_keys=True)
-    return flat
+    nested = ("options", "defaults", "provenance")
+    return {**row, **{name: json.dumps(row[name], sort_keys=True) for name in nested}}
 
 
 def summary_table(results: Sequence[Row]) -> str:
     """Markdown table with one line per method and hyper-parameters: mean (and spread) of seeds."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in results:
-        groups.setdefault((row["method"], json.dumps(row["options"], sort_keys=True)), []).append(
-            row
-        )
+    table = pd.DataFrame(results)
+    table["trained_with"] = [json.dumps(hyperparameters(r), sort_keys=True) for r in results]
     lines = [["method", "seeds", *SUMMARY.values()]]
-    for (method, _), rows in groups.items():
-        cells = [_mean([row[column] for row in rows], column) for column in SUMMARY]
-        lines.append([method, str(len(rows)), *cells])
+    for (method, _), group in table.groupby(["method", "trained_with"], sort=False):
+        columns = group[list(SUMMARY)]
+        mean, spread = columns.mean(skipna=False), columns.std(skipna=False)
+        cells = [_cell(column, mean[column], spread[column], len(group)) for column in SUMMARY]
+        lines.append([method, str(len(group)), *cells])
     return markdown_table(lines)
 
 
-def _mean(values: Sequence[float], column: str) -> str:
+def _cell(column: str, mean: float, spread: float, runs: int) -> str:
     digits = 3 if column in ("alignment", "uniformity", "uniformity_optimum") else 1
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) < 2 or column in ("uniformity_optimum", "seconds"):
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    if runs < 2 or column in ("uniformity_optimum", "seconds"):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
 def _document(results: Sequence[Row], table: str, command: Sequence[str], tuned: str) -> str:
     first = results[0]
     trained = next((row for row in results if row["method"] != UNTRAINED), first)
-    facts = first["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     size = trained["train_size"] or "all"
     per_class = trained["labels_per_class"]
     tuned = f"{tuned}\n\n" if tuned else ""
@@ -103,17 +99,14 @@ def _document(results: Sequence[Row], table: str, command: Sequence[str], tuned:
 {table}
 
 Mean ± standard deviation over seeds. Alignment and uniformity (t = 2) of normalised projections of
-two views of each validation image; *optimum* is the uniformity of perfectly uniform features of
+two views of each validation image; *optimum* is the uniformity of perfectly uniform features in
 that dimension. Accuracy of the frozen backbone on the test split
 with {labels} of the training split, after the last epoch and after
-the epoch with the best kNN accuracy on the validation split; the test split chooses nothing.
+the epoch with the best kNN accuracy on the validation split; no choice looks at the test split.
 
 {tuned}- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
   backbone {trained["backbone"]} ({trained["parameters"] / 1e6:.2f} M parameters).
-- Command: `{shlex.join(command)}`
-- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
-  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
-- Versions: {versions}.
+{describe(first["provenance"], command)}
 
 ![alignment-uniformity plane](plane.png)
 
@@ -122,19 +115,14 @@ the epoch with the best kNN accuracy on the validation split; the test split cho
 
 
 def _pictures(out: Path, results: Sequence[Row]) -> None:
-    import torch
-
-    from hsplugin.compare import pictures
-
     plane = pictures.plane(results)
     for suffix in ("png", "svg"):
         write_atomically(out / f"plane.{suffix}", plane.savefig)
     pairs = {}
     for row in results:
         if row["method"] not in pairs:
-            pairs[row["method"]] = torch.load(
-                out / "runs" / row["run"] / "pairs.pt", weights_only=True
-            )
+            kept = Run(out / "runs" / row["run"]).pairs
+            pairs[row["method"]] = torch.load(kept, weights_only=True)
     histograms = pictures.pair_histograms(
         {m: (p["a"].float(), p["b"].float()) for m, p in pairs.items()}
     )

@@ -1,23 +1,25 @@
-"""Hyper-parameters chosen on the validation split, among as many candidates of each method."""
+"""Choose hyper-parameters on the validation split, among as many candidates for each method."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from hsplugin.compare.files import markdown_table, read_json, write_csv
-from hsplugin.compare.methods import METHODS, UNTRAINED
-from hsplugin.compare.progress import Progress, titles
-from hsplugin.compare.runs import Failure, finished, run_all, run_folder
-from hsplugin.compare.settings import Machine, RunSettings
 from hsplugin.errors import CommandError
+from hsplugin.lab.files import markdown_table, write_csv
+from hsplugin.lab.methods import METHODS, UNTRAINED
+from hsplugin.lab.progress import Progress
+from hsplugin.lab.run import Run
+from hsplugin.lab.runs import Failure, run_all
+from hsplugin.lab.settings import Machine, RunSettings
 
-# Seeds of the candidates' runs, others than those of which a comparison reports.
+# Seeds of the candidates' runs, unlike those that comparisons usually report.
 SEEDS = (100, 101)
 ACCURACIES = ("validation_knn", "validation_linear")
 
@@ -25,18 +27,17 @@ Row = dict[str, Any]
 
 
 def tune(
-    settings_list: Sequence[RunSettings], out: Path, jobs: int, machine: Machine
+    settings_list: Sequence[RunSettings], out: Path, machine: Machine
 ) -> tuple[list[RunSettings], list[Failure]]:
     """Give each method the candidate with the best mean of both accuracies on validation images.
 
     Candidates are trained with the comparison's budget on seeds of their own, in ``out/tuning``,
-    and ``out/tuning.csv`` tells what each came to. What it says was chosen stays chosen. A
-    candidate that fails is out of the choice.
+    and ``out/tuning.csv`` holds the results. A choice in that file is final. A candidate that
+    fails cannot be chosen.
 
     Args:
         settings_list: The runs of the comparison; options given in them are fixed.
         out: The comparison's folder.
-        jobs: How many runs at a time.
         machine: Where they run.
 
     Returns:
@@ -54,10 +55,8 @@ def tune(
     _refuse_untuned(out, set(tried) - set(standing))
     trials = [run for candidates in tried.values() for runs in candidates.values() for run in runs]
     folder = out / "tuning"
-    names = titles(trials)
-    progress = Progress(trials, folder, lambda settings: f"tuning {names[settings.name]}")
-    failures = run_all(trials, folder, jobs, machine, progress)
-    progress.close()
+    with closing(Progress(trials, folder, "tuning ")) as progress:
+        failures = run_all(trials, folder, machine, progress)
     rows = [row for row in before if row["method"] not in tried]
     for method, candidates in tried.items():
         own = [_row(folder, runs) for runs in candidates.values()]
@@ -115,15 +114,15 @@ def _candidates(settings: RunSettings) -> dict[str, list[RunSettings]]:
     found = {}
     for candidate in ({}, *METHODS[settings.method].candidates):
         options = {**candidate, **settings.options}
-        # What a run comes to at its end is all that counts.
+        # Only the end of a run counts.
         trial = replace(settings, options=options, validations=1)
         found[json.dumps(options, sort_keys=True)] = [replace(trial, seed=seed) for seed in SEEDS]
     return found
 
 
 def _refuse_untuned(out: Path, methods: set[str]) -> None:
-    for path in sorted((out / "runs").glob("*/settings.json")):
-        method = read_json(path)["method"]
+    for run in Run.all_in(out):
+        method = run.read_settings()["method"]
         if method in methods:
             raise CommandError(
                 f"{out} holds runs of {method} that were not tuned; give another --out"
@@ -132,8 +131,9 @@ def _refuse_untuned(out: Path, methods: set[str]) -> None:
 
 def _row(folder: Path, runs: Sequence[RunSettings]) -> Row:
     means: Mapping[str, float | None] = dict.fromkeys((*ACCURACIES, "mean"))
-    if all(finished(folder, run) for run in runs):
-        results = [read_json(run_folder(folder, run) / "result.json") for run in runs]
+    finished = [run for run in (Run.of(settings, folder) for settings in runs) if run.finished]
+    if len(finished) == len(runs):
+        results = [run.read_result() for run in finished]
         accuracies = {name: fmean(result[name] for result in results) for name in ACCURACIES}
         means = {**accuracies, "mean": fmean(accuracies.values())}
     return {"method": runs[0].method, "options": dict(runs[0].options), **means, "chosen": False}

@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from hsplugin import cli
+
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--train-size", "120", "--epochs", "3", "--batch-size", "40"]
 FLAGS += ["--labels-per-class", "3", "--threads", "1", "--jobs", "1"]
-# Whatever depends on the clock, the machine or the process and not on the computation.
+# What depends on the clock, the machine or the process, not on the computation.
 CLOCK = {"seconds", "cpu_seconds", "peak_memory_mib", "provenance"}
 
 
@@ -35,3 +39,11 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 def table(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
+
+
+def error_line(capsys: pytest.CaptureFixture[str], *argv: str, command: str = "compare") -> str:
+    assert cli.main([command, *argv]) == 2
+    error: str = capsys.readouterr().err
+    assert error.startswith(f"hsplugin {command}: ") and error.count("\n") == 1
+    assert "Traceback" not in error
+    return error

@@ -1,11 +1,9 @@
-"""hsplugin compare in small: tables, resuming, determinism, errors."""
+"""A small hsplugin compare: tables, tuning, errors."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,8 @@ import pytest
 import torch
 
 from hsplugin import cli
-from hsplugin.compare import runs
-from hsplugin.compare.settings import Machine, RunSettings
-from tests.compare.running import CLOCK, FLAGS, finish, start, table
-
-SMALL = {"train_size": 120, "epochs": 3, "batch_size": 40, "labels_per_class": 3}
-MACHINE = Machine(threads=1, accelerator="cpu")
+from hsplugin.lab import runs
+from tests.compare.running import FLAGS, error_line, finish, start, table
 
 
 @pytest.mark.slow
@@ -50,7 +44,7 @@ def test_the_pictures_show_something(compared: Path):
 
 
 @pytest.mark.slow
-def test_tuning_takes_what_the_validation_split_likes_best_and_can_be_taken_up_again(tmp_path):
+def test_tuning_chooses_the_best_on_the_validation_split_and_resumes(tmp_path):
     out = tmp_path / "out"
     flags = ("--methods", "simclr", "moco", "--tune", "--set", "moco.temperature=0.2")
     finish(start(out, *flags))
@@ -76,7 +70,7 @@ def test_tuning_takes_what_the_validation_split_likes_best_and_can_be_taken_up_a
         assert chosen.items() <= json.loads(row["options"]).items()
     assert all(json.loads(c["options"])["temperature"] == 0.2 for c in candidates[5:])
     assert "chosen" in (out / "summary.md").read_text()
-    # What was chosen stays, also where other candidates would be chosen now, or none is asked for.
+    # A choice is final, even if others would be chosen now or no tuning is asked for.
     before = table(out / "results.csv")
     finish(start(out, "--methods", "vicreg", "--no-tune"))
     assert "temperature 0.1" in (out / "summary.md").read_text()
@@ -102,51 +96,6 @@ def test_other_settings_are_not_mixed_into_a_folder(compared: Path, capsys):
     assert (compared / "results.csv").read_bytes() == before
 
 
-@pytest.mark.slow
-def test_runs_are_their_own_and_one_that_fails_leaves_the_others(tmp_path):
-    # A queue of -1 is refused by Lightly; an unknown backbone by nobody before it is built.
-    good = RunSettings("align_uniform", **SMALL)
-    bad = RunSettings("moco", **SMALL, options={"queue": -1})
-    news: list[tuple[str, dict[str, object]]] = []
-    failures = runs.run_all(
-        [bad, good, good], tmp_path, 2, MACHINE, lambda s, n: news.append((s.method, n))
-    )
-    assert [failure.settings for failure in failures] == [bad]
-    assert "-1" in failures[0].reason
-    assert runs.finished(tmp_path, good) and not runs.finished(tmp_path, bad)
-    assert "Traceback" in (runs.run_folder(tmp_path, bad) / "error.log").read_text()
-    assert [n for m, n in news if m == "align_uniform"][-1] == {"done": True}
-
-    again = tmp_path / "again"
-    assert runs.run_all([good], again, 1, MACHINE) == []
-    (first,), history = runs.collect(tmp_path)
-    (second,), history_again = runs.collect(again)
-    same = set(first) - CLOCK
-    assert {k: first[k] for k in same} == {k: second[k] for k in same}
-    assert [r["loss"] for r in history[1:]] == [r["loss"] for r in history_again[1:]]
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_run_and_measure_once(tmp_path):
-    process = start(
-        tmp_path / "out",
-        *("--methods", "align_uniform", "--devices", "2", "--accelerator", "cpu", "--jobs", "1"),
-    )
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    history = table(tmp_path / "out" / "history.csv")
-    assert [row["epoch"] for row in history] == ["0", "0", "1", "2", "3"]
-    assert json.loads(table(tmp_path / "out" / "results.csv")[1]["options"])["gather"] is True
-
-
-def error_line(capsys, *argv: str) -> str:
-    assert cli.main(["compare", *argv]) == 2
-    error: str = capsys.readouterr().err
-    assert error.startswith("hsplugin compare: ") and error.count("\n") == 1
-    assert "Traceback" not in error
-    return error
-
-
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -167,7 +116,8 @@ def test_a_mistake_is_answered_in_one_line(capsys, tmp_path, flags, said):
 def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
     import argparse
 
-    from hsplugin.compare.command import add_arguments, all_settings, complete
+    from hsplugin.compare.command import DEFAULTS, add_arguments, all_settings
+    from hsplugin.flags import complete
 
     path = tmp_path / "c.yaml"
     path.write_text(
@@ -176,7 +126,8 @@ def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
     )
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    args = complete(parser.parse_args(["--config", str(path), "--lr", "0.002"]))
+    given = parser.parse_args(["--config", str(path), "--lr", "0.002"])
+    args = complete(given, add_arguments, DEFAULTS)
     settings = [s for s in all_settings(args) if s.method == "simclr"]
     assert [s.seed for s in settings] == [1, 2]
     assert {(s.epochs, s.lr, s.batch_size) for s in settings} == {(7, 0.002, 64)}
@@ -193,53 +144,7 @@ def test_an_unwritable_folder_is_answered_in_one_line(capsys, tmp_path):
     assert "cannot write to" in error_line(capsys, "--out", str(blocked / "out"))
 
 
-def write_idx(path: Path, values: np.ndarray) -> None:
-    header = b"\x00\x00\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
-    content = header + values.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
-@pytest.fixture
-def clothes(tmp_path: Path) -> Path:
-    """Four IDX files of random images, in the layout of Fashion-MNIST; two of them gzipped."""
-    random = np.random.default_rng(0)
-    for part, count, suffix in (("train", 5200, ".gz"), ("t10k", 100, "")):
-        write_idx(
-            tmp_path / f"{part}-images-idx3-ubyte{suffix}", random.integers(0, 256, (count, 28, 28))
-        )
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte{suffix}", random.integers(0, 10, count))
-    return tmp_path
-
-
-def test_idx_files_are_read_plain_and_gzipped(clothes: Path):
-    from hsplugin.compare.data import load
-
-    images = load("fashion-mnist", str(clothes))
-    assert len(images.train) == 200 and len(images.validation) == 5000 and len(images.test) == 100
-    assert images.train.images.shape == (200, 1, 28, 28)
-    together = torch.cat([images.train.images, images.validation.images])
-    random = np.random.default_rng(0).integers(0, 256, (5200, 28, 28)).astype(np.uint8)
-    assert sorted(together.flatten(1).sum(1).tolist()) == sorted(
-        random.reshape(5200, -1).sum(1, dtype=np.int64).tolist()
-    )
-
-
-def test_a_missing_or_damaged_data_file_is_answered_in_one_line(capsys, clothes, tmp_path):
-    flags = ["--data", "fashion-mnist", "--data-dir", str(clothes), "--out", str(tmp_path / "out")]
-    images = clothes / "train-images-idx3-ubyte.gz"
-    whole = images.read_bytes()
-    images.write_bytes(whole[: len(whole) // 2])
-    assert "train-images-idx3-ubyte.gz is truncated or damaged" in error_line(capsys, *flags)
-    images.unlink()
-    assert "no train-images-idx3-ubyte" in error_line(capsys, *flags)
-    plain = clothes / "t10k-images-idx3-ubyte"
-    images.write_bytes(whole)
-    plain.write_bytes(plain.read_bytes()[:-5])
-    assert "t10k-images-idx3-ubyte is truncated or damaged: 78395" in error_line(capsys, *flags)
-
-
-def test_two_comparisons_do_not_share_a_folder(tmp_path):
-    from hsplugin.errors import CommandError
-
-    with runs.locked(tmp_path), pytest.raises(CommandError, match="wait for it"):
-        runs.run_all([], tmp_path)
+def test_two_comparisons_do_not_share_a_folder(capsys, tmp_path):
+    with runs.locked(tmp_path):
+        assert "wait for it" in error_line(capsys, "--out", str(tmp_path))
+    assert not (tmp_path / "runs").exists()

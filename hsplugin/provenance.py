@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import torch
 
-from hsplugin.compare.settings import Machine
-
 PACKAGES = ("hsplugin", "torch", "lightly", "pytorch-lightning", "kornia", "scikit-learn", "numpy")
 
 
-def machine_facts(machine: Machine) -> dict[str, Any]:
-    """Versions, processor, threads and command of this process."""
+def machine_facts() -> dict[str, Any]:
+    """Versions of the software, and processor, threads and GPU of this process."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -29,15 +28,24 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "machine": asdict(machine),
     }
 
 
-def _processor() -> str:
+def describe(facts: Mapping[str, Any], command: Sequence[str]) -> str:
+    """What `machine_facts` found and the command that was run, as items of a Markdown list."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"""- Command: `{shlex.join(command)}`
+- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
+  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
+- Versions: {versions}."""
+
+
+def processor_name() -> str:
+    """The model name of the CPU, or what the platform module knows if there is none."""
     try:
         with open("/proc/cpuinfo") as file:
             for line in file:
@@ -49,13 +57,13 @@ def _processor() -> str:
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process so far, over all its threads."""
+    """CPU time of this process so far in seconds, summed over its threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return round(usage.ru_utime + usage.ru_stime, 2)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Largest memory in MiB: allocated on the GPU, or resident in this process on the CPU."""
+    """Peak memory in MiB: allocated on the GPU, or resident in this process on the CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024

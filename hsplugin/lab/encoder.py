@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
-
-if TYPE_CHECKING:
-    from hsplugin.compare.data import Images
+from hsplugin.lab.data import Images
 
 
 def backbone(name: str, images: Images) -> tuple[nn.Module, int]:
@@ -21,9 +19,9 @@ def backbone(name: str, images: Images) -> tuple[nn.Module, int]:
 
     Args:
         name: ``"small-conv"``, or the name of a torchvision or timm model.
-        images: The data set, for its channels and size. Grey images are given to a named model
-            in three equal channels; a ResNet for images of at most 64 pixels gets a 3x3 stem
-            without pooling, as is usual for them.
+        images: The data set, for its channels and size. A named model takes grey images as three
+            equal channels; a ResNet for images of at most 64 pixels gets a 3x3 stem without
+            pooling, as is usual for them.
 
     Returns:
         The module, mapping ``(n, channels, height, width)`` to ``(n, features)``, and the number
@@ -34,7 +32,7 @@ def backbone(name: str, images: Images) -> tuple[nn.Module, int]:
     """
     _, channels, height, _ = images.train.images.shape
     if name == "small-conv":
-        # Images of 8x8 pixels need no stride in the first layer, and half the channels will do.
+        # Images of 8x8 pixels need no stride in the first layer and only half the channels.
         if height <= 16:
             return small_conv(channels, (16, 32, 64, 128), stem_stride=1), 128
         return small_conv(channels, (32, 64, 128, 256), stem_stride=2), 256
@@ -47,6 +45,7 @@ def backbone(name: str, images: Images) -> tuple[nn.Module, int]:
         network.maxpool = nn.Identity()
     encoder = nn.Sequential(_ThreeChannels(), network, nn.Flatten())
     encoder.eval()
+    # Measured, because torchvision does not say and timm's num_features leaves out conv heads.
     with torch.no_grad():
         features = encoder(to_float(images.train.images[:2])).shape[1]
     encoder.train()
@@ -87,9 +86,9 @@ class _ThreeChannels(nn.Module):
 
 
 def small_conv(channels: int, widths: Sequence[int], stem_stride: int) -> nn.Module:
-    """Four 3x3 convolutions with batch norm, the last two of stride 2, then the image's mean.
+    """Four 3x3 convolutions with batch norm, the last two with stride 2, then average pooling.
 
-    With the larger widths, 12 million multiply-adds for a 28x28 image: an epoch of 10000 images
+    The larger widths take 12 million multiply-adds for a 28x28 image: an epoch of 10000 images
     with two views takes seconds on two CPU cores.
     """
     layers: list[nn.Module] = []
@@ -107,9 +106,8 @@ def small_conv(channels: int, widths: Sequence[int], stem_stride: int) -> nn.Mod
 class Augment(nn.Module):
     """Two random views of a batch, drawn per image and computed on whole tensors.
 
-    Crop and scale always; mirror where that keeps the meaning; rotation for images that must not
-    be mirrored; colour jitter and grey for colour images, and blur for those above 32 pixels
-    (SimCLR's recipe).
+    Always crop and scale; flip where that keeps the meaning, else rotate; colour jitter and
+    greyscale for colour images, and blur for those above 32 pixels (SimCLR's recipe).
 
     Args:
         images: The data set, for its size and the augmentations that suit it.

@@ -1,4 +1,4 @@
-"""One run, from settings to a finished folder; restarted in the same folder it goes on."""
+"""One run, from its settings to its result; started again in the same folder, it resumes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import hsplugin
-from hsplugin.compare import evaluate
-from hsplugin.compare.data import Images, load
-from hsplugin.compare.files import read_json, write_csv, write_json, write_torch
-from hsplugin.compare.learner import Batches, Learner, Rows
-from hsplugin.compare.methods import UNTRAINED
-from hsplugin.compare.provenance import cpu_seconds, machine_facts, peak_memory
-from hsplugin.compare.settings import Machine, RunSettings
+from hsplugin.lab import evaluate
+from hsplugin.lab.data import Images, load
+from hsplugin.lab.files import read_json, write_csv, write_json, write_torch
+from hsplugin.lab.learner import Batches, Learner, Rows
+from hsplugin.lab.methods import UNTRAINED, recipe
+from hsplugin.lab.run import Run
+from hsplugin.lab.settings import Machine, RunSettings
+from hsplugin.provenance import cpu_seconds, machine_facts, peak_memory
 
 Notify = Callable[[dict[str, Any]], None]
-# Measurements in the middle of a run look at this many images at most; the last ones at all.
+# Measurements during a run use at most this many images; the final ones use all.
 BANK, QUERIES = 10_000, 2_000
 
 
 class Tracker(pl.Callback):  # type: ignore[misc]
-    """Measures on the validation split, keeps the best epoch, saves, and tells how far it is."""
+    """Measures on the validation split, keeps the best epoch, saves, reports progress."""
 
-    def __init__(self, settings: RunSettings, images: Images, folder: Path, notify: Notify) -> None:
-        self.settings, self.images, self.folder, self.notify = settings, images, folder, notify
+    def __init__(self, settings: RunSettings, images: Images, run: Run, notify: Notify) -> None:
+        self.settings, self.images, self.run, self.notify = settings, images, run, notify
         self.scorer = evaluate.Scorer(images, settings.labels_per_class)
         self.every = max(1, round(settings.epochs / max(1, settings.validations)))
         self.history: list[dict[str, float]] = []
@@ -46,11 +48,11 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         self._since = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know."""
+        """What a resumed run needs."""
         return {"history": self.history, "best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what was saved."""
+        """Restore what was saved."""
         self.history, self.best = state_dict["history"], state_dict["best"]
         self.seconds = state_dict["seconds"]
 
@@ -58,13 +60,13 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         """Add one row to the history; remember the encoder if its kNN accuracy is the best."""
         learner.eval()
         device = learner.device
-        bank, bank_labels = evaluate.subset(self.images.train, BANK)
-        query, labels = evaluate.subset(self.images.validation, QUERIES)
+        train, validation = self.images.train, self.images.validation
+        query = validation.images[:QUERIES]
         accuracy = self.scorer.knn(
-            evaluate.features(learner.backbone, bank, device),
-            bank_labels,
+            evaluate.features(learner.backbone, train.images[:BANK], device),
+            train.labels[:BANK],
             evaluate.features(learner.backbone, query, device),
-            labels,
+            validation.labels[:QUERIES],
         )
         pairs = evaluate.positive_pairs(
             learner.backbone, learner.head, learner.augment, query, device
@@ -74,8 +76,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
             {
                 "epoch": epoch,
                 "loss": loss,
-                "alignment": pairs.alignment(),
-                "uniformity": pairs.uniformity(),
+                **pairs.geometry(),
                 "validation_knn": accuracy,
                 "seconds": round(self.seconds, 2),
             }
@@ -101,23 +102,22 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Keep the loss where it is; nobody waits for the device here."""
+        """Keep the loss on the device, so that the host does not wait for it."""
         self._losses.append(outputs["loss"].detach())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure when it is time, save, report progress."""
+        """Measure and save when they are due, report progress."""
         epoch = trainer.current_epoch + 1
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses.clear()
         self.seconds += time.monotonic() - self._since
         if trainer.is_global_zero and (epoch % self.every == 0 or epoch == self.settings.epochs):
             self.measure(pl_module, epoch, loss)  # type: ignore[arg-type]
-            write_csv(self.folder / "history.csv", self.history)
+            write_csv(self.run.history, self.history)
         if epoch % self.every == 0 and epoch < self.settings.epochs:
-            partial = self.folder / "last.ckpt.partial"
-            trainer.save_checkpoint(partial)
+            trainer.save_checkpoint(self.run.partial_checkpoint)
             if trainer.is_global_zero:
-                os.replace(partial, self.folder / "last.ckpt")
+                os.replace(self.run.partial_checkpoint, self.run.checkpoint)
         if trainer.is_global_zero:
             self.notify(
                 {
@@ -157,131 +157,104 @@ class _ShareBatches(pl.Callback):  # type: ignore[misc]
         self.batches.rank, self.batches.world = trainer.global_rank, trainer.world_size
 
 
-def run(settings: RunSettings, machine: Machine, folder: Path, notify: Notify) -> None:
-    """Train and measure one method; leave ``result.json`` in the folder when all is done.
-
-    The folder also gets ``settings.json``, ``history.csv``, ``pairs.pt`` (projections of
-    held-out positive pairs, for pictures), ``encoder.pt`` (weights of the last and the best
-    epoch) and, until the run is finished, ``last.ckpt``.
+def train(settings: RunSettings, machine: Machine, run: Run, notify: Notify) -> None:
+    """Train and measure one method; the result is written last and marks the run as finished.
 
     Args:
         settings: What to run.
         machine: Where to run it.
-        folder: The run's own folder; an unfinished run in it is taken up.
+        run: The run's own folder; an unfinished run in it is resumed.
         notify: Called with the progress after each epoch.
     """
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning|torch\.utils\.data")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    folder.mkdir(parents=True, exist_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     if settings.framework == "solo":
-        from hsplugin.compare import solo
+        from hsplugin.lab import solo
 
-        solo.run(settings, machine, folder)
+        solo.train(settings, machine, run)
         return
-    write_json(folder / "settings.json", settings.as_dict())
+    write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
     torch.manual_seed(settings.seed)
     learner = Learner(settings, images, gather=machine.devices > 1)
-    tracker = Tracker(settings, images, folder, notify)
+    tracker = Tracker(settings, images, run, notify)
     if settings.method == UNTRAINED:
         tracker.measure(learner, 0, math.nan)
-        write_csv(folder / "history.csv", tracker.history)
+        write_csv(run.history, tracker.history)
     else:
         pool = images.pool()
         batches = Batches(len(pool), settings.batch_size, settings.seed)
         trainer = _trainer(settings, machine, tracker)
         trainer.callbacks.append(_ShareBatches(batches))  # type: ignore[attr-defined]
-        resumed = folder / "last.ckpt"
         trainer.fit(
             learner,
-            # A generator of its own, lest the loader draw from the one that the views come from.
+            # Its own generator, so that the loader does not draw from the one of the views.
             DataLoader(Rows(pool), sampler=batches, batch_size=None, generator=torch.Generator()),
-            ckpt_path=str(resumed) if resumed.exists() else None,
+            ckpt_path=str(run.checkpoint) if run.checkpoint.exists() else None,
             weights_only=False,
         )
         if not trainer.is_global_zero:
             return
-    _finish(settings, machine, folder, learner, tracker, images)
+    _finish(settings, machine, run, learner, tracker, images)
 
 
 def _finish(
     settings: RunSettings,
     machine: Machine,
-    folder: Path,
+    run: Run,
     learner: Learner,
     tracker: Tracker,
     images: Images,
 ) -> None:
-    """Score the last and the best epoch and write the result, which marks the run as done."""
+    """Score the last and the best epoch and write the result."""
     learner.eval()
     device = learner.device
+
+    def measured() -> tuple[evaluate.Pairs, dict[str, float]]:
+        pairs = evaluate.positive_pairs(
+            learner.backbone, learner.head, learner.augment, images.validation.images, device
+        )
+        return pairs, {**pairs.geometry(), **tracker.scorer.final(learner.backbone, device)}
+
     last_weights = {"backbone": learner.backbone.state_dict(), "head": learner.head.state_dict()}
-    pairs = evaluate.positive_pairs(
-        learner.backbone, learner.head, learner.augment, images.validation.images, device
-    )
-    dim = pairs.a.shape[1]
-    result: dict[str, Any] = {
-        **settings.as_dict(),
-        "options": learner.options,
-        "parameters": sum(p.numel() for p in learner.backbone.parameters()),
-        "uniformity_optimum": hsplugin.uniformity_optimum(dim),
-        "alignment": pairs.alignment(),
-        "uniformity": pairs.uniformity(),
-        **tracker.scorer.final(learner.backbone, device),
-        "best_epoch": tracker.best.get("epoch", 0),
-    }
-    best = {k: v for k, v in result.items() if k in BEST}
-    if result["best_epoch"] not in (0, settings.epochs):
+    pairs, last = measured()
+    best, best_epoch = last, tracker.best.get("epoch", 0)
+    if best_epoch not in (0, settings.epochs):
         last_weights = copy.deepcopy(last_weights)
         learner.backbone.load_state_dict(tracker.best["backbone"])
         learner.head.load_state_dict(tracker.best["head"])
-        best_pairs = evaluate.positive_pairs(
-            learner.backbone, learner.head, learner.augment, images.validation.images, device
-        )
-        best = {
-            "alignment": best_pairs.alignment(),
-            "uniformity": best_pairs.uniformity(),
-            **tracker.scorer.final(learner.backbone, device),
-        }
-    result |= {f"best_{name}": value for name, value in best.items()}
-    result |= {
+        _, best = measured()
+    defaults = recipe(settings.method).defaults
+    result: dict[str, Any] = {
+        **settings.as_dict(),
+        "defaults": {k: v for k, v in defaults.items() if k not in settings.options},
+        "parameters": sum(p.numel() for p in learner.backbone.parameters()),
+        "uniformity_optimum": hsplugin.uniformity_optimum(pairs.a.shape[1]),
+        **last,
+        "best_epoch": best_epoch,
+        **{f"best_{name}": value for name, value in best.items()},
         "seconds": round(tracker.seconds, 2),
         "cpu_seconds": cpu_seconds(),
         "peak_memory_mib": peak_memory(device),
+        "history": tracker.history,
+        "provenance": {**machine_facts(), "machine": asdict(machine)},
     }
-    result["history"] = tracker.history
-    result["provenance"] = machine_facts(machine)
-    write_torch(
-        folder / "pairs.pt",
-        {"a": pairs.a.half(), "b": pairs.b.half(), "labels": images.validation.labels},
-    )
-    write_torch(folder / "encoder.pt", {"last": last_weights, "best": tracker.best})
-    write_json(folder / "result.json", result)
-    for leftover in ("last.ckpt", "last.ckpt.partial"):
-        (folder / leftover).unlink(missing_ok=True)
-
-
-BEST = (
-    "alignment",
-    "uniformity",
-    "knn",
-    "linear",
-    "validation_knn",
-    "validation_linear",
-)
+    labels = images.validation.labels
+    write_torch(run.pairs, {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
+    write_torch(run.encoder, {"last": last_weights, "best": tracker.best})
+    write_json(run.result, result)
+    for leftover in (run.checkpoint, run.partial_checkpoint):
+        leftover.unlink(missing_ok=True)
 
 
 def main(folder: str) -> None:
     """Continue the run of a folder: what each further process of a DDP run executes."""
-    content = read_json(Path(folder) / "job.json")
-    run(
-        RunSettings(**content["settings"]),
-        Machine(**content["machine"]),
-        Path(folder),
-        lambda progress: None,
-    )
+    run = Run(Path(folder))
+    job = read_json(run.job)
+    train(RunSettings(**job["settings"]), Machine(**job["machine"]), run, lambda progress: None)
 
 
 if __name__ == "__main__":

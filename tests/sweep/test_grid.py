@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hsplugin.compare.grid import DEFAULT_GRID, align_share, encoders, read_grid
-from hsplugin.compare.methods import METHODS, options_of
 from hsplugin.errors import CommandError
+from hsplugin.lab.methods import METHODS, options_of
+from hsplugin.sweep.grid import DEFAULT_GRID, align_share, encoders, read_grid
 
 BASE = {"data": "digits", "epochs": 5}
 

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.checks import unknown
-from hsplugin.compare.methods import METHODS
-from hsplugin.compare.settings import RunSettings
 from hsplugin.errors import CommandError
+from hsplugin.flags import read_yaml
+from hsplugin.lab.methods import METHODS
+from hsplugin.lab.settings import RunSettings
 
 Grid = Mapping[str, Sequence[Any]]
 
-# A weight ratio is one number, and so is a step along it: w_a / (w_a + w_u) with w_a + w_u = 2.
+# The weight ratio as one number: w_a / (w_a + w_u), with w_a + w_u = 2.
 ALIGN_SHARE = "align_share"
 
-# The paper's sweeps in small: the weight ratio, alpha with t, the temperature, and for both losses
-# dimension, batch size, learning rate and the length of the training.
+# The paper's sweeps on a smaller scale: weight ratio, alpha with t, temperature, and for both
+# losses dimension, batch size, learning rate and epochs.
 DEFAULT_GRID: list[Grid] = [
     {
         "method": ["align_uniform"],
@@ -42,8 +43,6 @@ DEFAULT_GRID: list[Grid] = [
     {"method": ["simclr"], "temperature": [0.2], "epochs": [1, 2]},
 ]
 
-LEAST = {"epochs": 1, "batch_size": 2, "dim": 2, "train_size": 2}
-
 
 def read_grid(path: Path) -> list[Grid]:
     """Read grids from YAML: one mapping, or a list of them, from names to values.
@@ -51,14 +50,7 @@ def read_grid(path: Path) -> list[Grid]:
     Raises:
         CommandError: The file cannot be read or holds something else.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     grids = content if isinstance(content, list) else [content]
     if not grids or not all(isinstance(grid, dict) and grid for grid in grids):
         raise CommandError(
@@ -83,7 +75,7 @@ def encoders(
         grids: Names to values; every combination within a grid is one encoder. A name is a field
             of RunSettings, an option of the method, or ``align_share``.
         base: Fields of RunSettings for all encoders, which a grid may override.
-        sample: Take only so many, drawn at random.
+        sample: How many to draw at random; None takes all.
         seed: Seed of that draw.
 
     Raises:
@@ -107,16 +99,13 @@ def _settings(point: Mapping[str, Any], base: Mapping[str, Any]) -> RunSettings:
     if method not in METHODS:
         raise CommandError(unknown("method", str(method), METHODS))
     defaults = METHODS[method].defaults
-    # A name that the method has a default of its own for, such as a larger projection, is its
-    # option; other fields of the settings are shared by all methods.
+    # A setting that the method has its own default for, such as a larger projection, is an option
+    # of the method; the other settings are shared by all methods.
     shared = {f.name for f in fields(RunSettings)} - {"options"} - set(defaults)
     known = {*shared, *defaults, *([ALIGN_SHARE] if "align_weight" in defaults else [])}
-    for name, value in point.items():
+    for name in point:
         if name not in known:
             raise CommandError(unknown(f"name in a grid of {method}", name, known))
-        least = LEAST.get(name)
-        if least is not None and not (isinstance(value, int) and value >= least):
-            raise CommandError(f"{name}: {value!r} must be an integer, at least {least}")
     options = {name: value for name, value in point.items() if name not in shared}
     if ALIGN_SHARE in options:
         share = options.pop(ALIGN_SHARE)
@@ -124,13 +113,16 @@ def _settings(point: Mapping[str, Any], base: Mapping[str, Any]) -> RunSettings:
             raise CommandError(f"{ALIGN_SHARE}: {share!r} must be a number from 0 to 1")
         options |= {"align_weight": 2.0 * share, "uniform_weight": 2.0 - 2.0 * share}
     given = {name: value for name, value in point.items() if name in shared}
-    # What is a default is left out, so that one encoder has one name however it was asked for.
+    # Defaults are left out, so that one encoder has one name however it was asked for.
     options = {name: value for name, value in options.items() if value != defaults[name]}
-    return RunSettings(**{**base, **given}, options=options)
+    try:
+        return RunSettings(**{**base, **given}, options=options)
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error)) from None
 
 
 def align_share(options: Mapping[str, Any]) -> float | None:
-    """The share of alignment in a run's two weights; None if it has none."""
+    """The share of alignment in the weights of a run; None if the method has no such weights."""
     if "align_weight" not in options:
         return None
     total = float(options["align_weight"]) + float(options["uniform_weight"])

@@ -1,8 +1,10 @@
-"""A whole sweep in small: trained, killed, resumed, tabled and drawn."""
+"""A small sweep: trained, killed, resumed, tabled and drawn."""
 
 from __future__ import annotations
 
+import argparse
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +16,15 @@ import pytest
 import torch
 from scipy import stats
 
-from hsplugin.compare.sweep_report import FILES
+from hsplugin.compare import command as compare
+from hsplugin.flags import complete
+from hsplugin.lab.files import write_json
+from hsplugin.lab.run import Run
+from hsplugin.lab.settings import RunSettings, shared_settings
+from hsplugin.sweep.command import DEFAULTS, add_arguments
+from hsplugin.sweep.grid import DEFAULT_GRID, encoders
+from hsplugin.sweep.report import FILES
+from tests.compare.running import error_line
 
 ROOT = Path(__file__).parents[2]
 GRID = """
@@ -123,12 +133,86 @@ def test_killed_and_started_again_it_ends_with_the_same_table(swept: Path, tmp_p
     assert there == here
 
 
-def test_an_unknown_data_set_is_one_line_and_status_two(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-m", "hsplugin.cli", "sweep", "--data", "digit", "--out", str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
+def test_an_unknown_data_set_is_one_line_and_status_two(capsys, tmp_path: Path):
+    said = error_line(capsys, "--data", "digit", "--out", str(tmp_path), command="sweep")
+    assert "did you mean digits" in said
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--dim", "1"],
+        ["--batch-size", "1"],
+        ["--lr", "nan"],
+        ["--random", "0"],
+        ["--jobs", "0"],
+        ["--labels-per-class", "-1"],
+    ],
+)
+def test_nonsense_is_one_line_that_names_the_flag(capsys, tmp_path: Path, flags: list[str]):
+    said = error_line(capsys, "--out", str(tmp_path / "out"), *flags, command="sweep")
+    assert f"{flags[0]} must be" in said
+    assert not (tmp_path / "out").exists()
+
+
+def asked(*argv: str) -> list[RunSettings]:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = complete(parser.parse_args(argv), add_arguments, DEFAULTS)
+    return encoders(DEFAULT_GRID, shared_settings(args), args.random, args.seed)
+
+
+def test_the_published_command_still_asks_for_the_published_encoders():
+    published = ROOT / "examples" / "results" / "sweep" / "sweep.csv"
+    with published.open() as file:
+        names = [row["run"] for row in csv.DictReader(file)]
+    flags = "--data fashion-mnist --train-size 4000 --epochs 6 --jobs 2 --threads 1 --out sweep"
+    assert [settings.name for settings in asked(*flags.split())] == names
+
+
+def test_defaults_are_those_that_compare_has_on_the_same_data():
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    args = complete(parser.parse_args([]), compare.add_arguments, compare.DEFAULTS)
+    theirs, ours = shared_settings(args), asked()[0].shared()
+    assert (ours["batch_size"], ours["labels_per_class"], ours["epochs"]) == (128, 5, 60)
+    # A sweep looks only at the end of a run, and trains Lightly's methods only.
+    assert {k for k in theirs if theirs[k] != ours[k]} == {"validations"}
+
+
+def started(out: Path, **settings: object) -> None:
+    one = RunSettings("simclr", **{**asked()[0].shared(), **settings})
+    run = Run.of(one, out)
+    run.folder.mkdir(parents=True)
+    write_json(run.settings, one.as_dict())
+
+
+def test_settings_that_no_grid_varies_are_not_mixed_into_a_folder(capsys, tmp_path: Path):
+    started(tmp_path, labels_per_class=None)
+    said = error_line(capsys, "--out", str(tmp_path), command="sweep")
+    assert "labels_per_class None there, 5 asked for" in said and "epochs" not in said
+
+
+@pytest.mark.slow
+def test_a_config_file_asks_for_the_same_encoders_and_other_grids_may_join_them(tmp_path: Path):
+    grid, config, out = tmp_path / "grid.yaml", tmp_path / "sweep.yaml", tmp_path / "out"
+    grid.write_text("{method: simclr, temperature: [0.2, 0.5]}\n")
+    config.write_text(
+        f"grid: {grid}\nout: {out}\ntrain-size: 200\nepochs: 1\nbatch-size: 50\n"
+        "labels-per-class: 3\nthreads: 1\nseed: 5\n"
     )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "did you mean digits" in done.stderr
+    run = [sys.executable, "-m", "hsplugin.cli", "sweep", "--config", str(config)]
+    options = {"env": environment(), "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([*run, "--epochs", "2"], **options)
+    assert done.returncode == 0, done.stderr
+    with (out / "sweep.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["temperature"] for row in table] == ["0.2", "0.5"]
+    assert {(r["epochs"], r["seed"], r["batch_size"]) for r in table} == {("2", "5", "50")}
+    settings = json.loads((out / "runs" / table[0]["run"] / "settings.json").read_text())
+    assert settings["labels_per_class"] == 3
+    refused = subprocess.run(run, **options)
+    assert refused.returncode == 2 and "epochs 2 there, 1 asked for" in refused.stderr
+    grid.write_text("{method: simclr, temperature: [0.2], epochs: [1, 2]}\n")
+    joined = subprocess.run(run, **options)
+    assert joined.returncode == 0 and "1 of 2 runs are done already" in joined.stderr

@@ -1,25 +1,25 @@
-"""Files that are either whole or not there, whatever kills the process that writes them.
+"""Files that are either whole or absent, even if the process that writes them is killed.
 
-And the one kind of table that goes into them for people to read.
+Also the Markdown table that reports are made of.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place in one step.
+    """Let ``write`` fill a file beside ``path``, then move it into place in one step.
 
     Args:
-        path: Where the content belongs.
-        write: Called with the temporary path, which keeps the suffix of ``path``.
+        path: The file to write.
+        write: Called with a temporary path that has the suffix of ``path``.
     """
     partial = path.with_name(f".{path.stem}.partial{os.getpid()}{path.suffix}")
     try:
@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left beside its files."""
+    """Remove partial files of processes that were killed while they wrote."""
     for leftover in folder.glob(".*.partial*"):
         if not _running(leftover.stem.rpartition(".partial")[2]):
             leftover.unlink(missing_ok=True)
@@ -44,7 +44,7 @@ def _running(process: str) -> bool:
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:
-        pass  # somebody else's, but running
+        pass  # another user's process, but running
     return True
 
 
@@ -61,23 +61,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the keys of the first as header, atomically."""
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lambda partial: partial.write_text(buffer.getvalue()))
+    """Write rows under a header, atomically; a row without a column leaves it empty."""
+    import pandas as pd
+
+    # As objects, because a column of integers and None would be written as floats; floats as
+    # text, because NaN is a measurement ("nan") and None is none ("").
+    table = pd.DataFrame(rows, dtype=object)
+    table = table.map(lambda value: str(value) if isinstance(value, float) else value)
+    write_atomically(path, lambda partial: table.to_csv(partial, index=False, lineterminator="\n"))
 
 
 def write_torch(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors with torch.save, atomically."""
-    import torch
-
     write_atomically(path, lambda partial: torch.save(content, partial))
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """A table whose first line is its heading and whose first column is aligned to the left."""
+    """A Markdown table; the first line is the header, the first column is aligned left."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
     return "\n".join(

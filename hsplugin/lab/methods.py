@@ -1,18 +1,19 @@
-"""One table: the name of a method, and its recipe from Lightly's own losses and heads."""
+"""The methods that can be trained: one table, built from Lightly's own losses and heads.
+
+A new method is one entry of `METHODS`.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from torch import Tensor, nn
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from hsplugin.compare.learner import Learner
 
 Options = Mapping[str, Any]
 
@@ -20,12 +21,25 @@ Options = Mapping[str, Any]
 SHARED_OPTIONS = ("lr", "weight_decay", "dim")
 
 
+class Networks(Protocol):
+    """What a step may use: the parts of the learner."""
+
+    criterion: nn.Module
+    predictor: nn.Module
+
+    def project(self, view: Tensor) -> Tensor:
+        """Projection of one view."""
+
+    def target(self, view: Tensor) -> Tensor:
+        """Projection of one view by the moving average of encoder and head, without gradient."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A recipe: projection head, criterion, and how one step joins them.
 
     Attributes:
-        about: One line for the help text.
+        about: One line that says what it is.
         head: Builds the projection head from the number of features and the options.
         criterion: Builds the loss from the options.
         defaults: The method's own options and their defaults.
@@ -41,9 +55,21 @@ class Method:
     criterion: Callable[[Options], nn.Module]
     defaults: Options = field(default_factory=dict)
     candidates: Sequence[Options] = ()
-    step: Callable[[Learner, Tensor, Tensor], Tensor] | None = None
+    step: Callable[[Networks, Tensor, Tensor], Tensor] | None = None
     predictor: Callable[[Options], nn.Module] | None = None
     momentum: bool = False
+
+
+def recipe(method: str) -> Method:
+    """The recipe of a method; the untrained encoder gets SimCLR's head.
+
+    Raises:
+        CommandError: Unknown method (near matches are suggested).
+    """
+    name = "simclr" if method == UNTRAINED else method
+    if name not in METHODS:
+        raise CommandError(unknown("method", name, METHODS))
+    return METHODS[name]
 
 
 def options_of(method: str, given: Options, shared: Options) -> dict[str, Any]:
@@ -52,147 +78,55 @@ def options_of(method: str, given: Options, shared: Options) -> dict[str, Any]:
     Raises:
         CommandError: Unknown method or option (near matches are suggested).
     """
-    if method not in METHODS:
-        raise CommandError(unknown("method", method, METHODS))
-    known = {**{name: shared[name] for name in SHARED_OPTIONS}, **METHODS[method].defaults}
+    known = {**{name: shared[name] for name in SHARED_OPTIONS}, **recipe(method).defaults}
     for name in given:
         if name not in known:
             raise CommandError(unknown(f"option of {method}", name, known))
     return {**known, **given}
 
 
-def _simclr_head(features: int, options: Options) -> nn.Module:
-    from lightly.models.modules.heads import SimCLRProjectionHead
+def _loss(
+    path: str, *same: str, gather: bool = True, **arguments: str | tuple[str, ...]
+) -> Callable[[Options], nn.Module]:
+    """Build a loss from options.
 
-    return SimCLRProjectionHead(features, options["hidden"], options["dim"])
+    Args:
+        path: Module and name of its class, which is imported when it is built.
+        same: Arguments that are options of the same name.
+        gather: Whether it takes ``gather_distributed``.
+        **arguments: Argument -> the option of another name, or several options as a tuple.
+    """
 
-
-def _vicreg_head(features: int, options: Options) -> nn.Module:
-    # No batch norm at the end: VICReg, LeJEPA and VISReg set the scale of the dimensions.
-    from lightly.models.modules.heads import VICRegProjectionHead
-
-    return VICRegProjectionHead(features, options["hidden"], options["dim"], num_layers=2)
-
-
-def _barlow_head(features: int, options: Options) -> nn.Module:
-    from lightly.models.modules.heads import BarlowTwinsProjectionHead
-
-    return BarlowTwinsProjectionHead(features, options["hidden"], options["dim"])
-
-
-def _align_uniform(options: Options) -> nn.Module:
-    from hsplugin import AlignUniformLoss
-
-    return AlignUniformLoss(
-        align_weight=options["align_weight"],
-        uniform_weight=options["uniform_weight"],
-        alpha=options["alpha"],
-        t=options["t"],
-        gather_distributed=options["gather"],
-    )
-
-
-def _hypersphere(options: Options) -> nn.Module:
-    from lightly.loss.hypersphere_loss import HypersphereLoss
-
-    return HypersphereLoss(t=options["t"], lam=options["lam"], alpha=options["alpha"])
-
-
-def _barlow(options: Options) -> nn.Module:
-    from lightly.loss import BarlowTwinsLoss
-
-    return BarlowTwinsLoss(
-        lambda_param=options["lambda_param"], gather_distributed=options["gather"]
-    )
-
-
-def _vicreg(options: Options) -> nn.Module:
-    from lightly.loss import VICRegLoss
-
-    return VICRegLoss(
-        lambda_param=options["lambda_param"],
-        mu_param=options["mu_param"],
-        nu_param=options["nu_param"],
-        gather_distributed=options["gather"],
-    )
-
-
-def _temperature_loss(name: str) -> Callable[[Options], nn.Module]:
     def build(options: Options) -> nn.Module:
-        import lightly.loss
-
-        loss = getattr(lightly.loss, name)
-        criterion: nn.Module = loss(
-            temperature=options["temperature"], gather_distributed=options["gather"]
-        )
+        module, _, name = path.rpartition(".")
+        values = {argument: options[argument] for argument in same}
+        for argument, source in arguments.items():
+            names = (source,) if isinstance(source, str) else source
+            found = tuple(options[name] for name in names)
+            values[argument] = found[0] if isinstance(source, str) else found
+        if gather:
+            values["gather_distributed"] = options["gather"]
+        criterion: nn.Module = getattr(importlib.import_module(module), name)(**values)
         return criterion
 
     return build
 
 
-def _dclw(options: Options) -> nn.Module:
-    from lightly.loss import DCLWLoss
+def _head(name: str, **fixed: Any) -> Callable[[int, Options], nn.Module]:
+    """Build one of Lightly's projection heads: features -> hidden -> dim."""
 
-    return DCLWLoss(
-        temperature=options["temperature"],
-        sigma=options["sigma"],
-        gather_distributed=options["gather"],
-    )
-
-
-def _tico(options: Options) -> nn.Module:
-    from lightly.loss import TiCoLoss
-
-    return TiCoLoss(beta=options["beta"], rho=options["rho"], gather_distributed=options["gather"])
-
-
-def _negative_cosine(options: Options) -> nn.Module:
-    from lightly.loss import NegativeCosineSimilarity
-
-    return NegativeCosineSimilarity()
-
-
-def _moco(options: Options) -> nn.Module:
-    from lightly.loss import NTXentLoss
-
-    return NTXentLoss(
-        temperature=options["temperature"],
-        memory_bank_size=(options["queue"], options["dim"]),
-        gather_distributed=options["gather"],
-    )
-
-
-def _lejepa(options: Options) -> nn.Module:
-    from lightly.loss import LeJEPALoss
-
-    return LeJEPALoss(
-        lambda_param=options["lambda_param"],
-        sigreg_num_vectors=options["num_vectors"],
-        gather_distributed=options["gather"],
-    )
-
-
-def _visreg(options: Options) -> nn.Module:
-    from lightly.loss import VISRegLoss
-
-    return VISRegLoss(
-        lambda_param=options["lambda_param"],
-        num_slices=options["num_slices"],
-        gather_distributed=options["gather"],
-    )
-
-
-def _head_named(name: str) -> Callable[[int, Options], nn.Module]:
     def build(features: int, options: Options) -> nn.Module:
         from lightly.models.modules import heads
 
-        head: nn.Module = getattr(heads, name)(features, options["hidden"], options["dim"])
+        head: nn.Module = getattr(heads, name)(features, options["hidden"], options["dim"], **fixed)
         return head
 
     return build
 
 
-def _predictor_named(name: str) -> Callable[[Options], nn.Module]:
+def _predictor(name: str) -> Callable[[Options], nn.Module]:
+    """Build one of Lightly's prediction heads: dim -> predictor_hidden -> dim."""
+
     def build(options: Options) -> nn.Module:
         from lightly.models.modules import heads
 
@@ -203,30 +137,36 @@ def _predictor_named(name: str) -> Callable[[Options], nn.Module]:
     return build
 
 
-def _predict_other_view(learner: Learner, a: Tensor, b: Tensor) -> Tensor:
+_SIMCLR_HEAD = _head("SimCLRProjectionHead")
+# No batch norm at the end: VICReg, LeJEPA and VISReg set the scale of the dimensions.
+_VICREG_HEAD = _head("VICRegProjectionHead", num_layers=2)
+_NEGATIVE_COSINE = _loss("lightly.loss.NegativeCosineSimilarity", gather=False)
+
+
+def _predict_other_view(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """SimSiam: each view's prediction meets the other view's projection, held fixed."""
-    z_a, z_b = learner.project(a), learner.project(b)
-    first = learner.criterion(learner.predictor(z_a), z_b.detach())
-    second = learner.criterion(learner.predictor(z_b), z_a.detach())
+    z_a, z_b = networks.project(a), networks.project(b)
+    first = networks.criterion(networks.predictor(z_a), z_b.detach())
+    second = networks.criterion(networks.predictor(z_b), z_a.detach())
     return (first + second) / 2
 
 
-def _predict_target(learner: Learner, a: Tensor, b: Tensor) -> Tensor:
+def _predict_target(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """BYOL: each view's prediction meets the other view's momentum projection."""
-    first = learner.criterion(learner.predictor(learner.project(a)), learner.target(b))
-    second = learner.criterion(learner.predictor(learner.project(b)), learner.target(a))
+    first = networks.criterion(networks.predictor(networks.project(a)), networks.target(b))
+    second = networks.criterion(networks.predictor(networks.project(b)), networks.target(a))
     return (first + second) / 2
 
 
-def _against_target(learner: Learner, a: Tensor, b: Tensor) -> Tensor:
+def _against_target(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """MoCo and TiCo: the first view's projection meets the second's momentum projection."""
-    return learner.criterion(learner.project(a), learner.target(b))
+    return networks.criterion(networks.project(a), networks.target(b))
 
 
-def _global_and_local(learner: Learner, a: Tensor, b: Tensor) -> Tensor:
+def _global_and_local(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """LeJEPA and VISReg with two views: one global, one local, which is symmetric for two."""
-    return learner.criterion(
-        global_proj=learner.project(a).unsqueeze(0), local_proj=learner.project(b).unsqueeze(0)
+    return networks.criterion(
+        global_proj=networks.project(a).unsqueeze(0), local_proj=networks.project(b).unsqueeze(0)
     )
 
 
@@ -237,8 +177,8 @@ def _each(option: str, *values: float) -> list[Options]:
 METHODS: dict[str, Method] = {
     "align_uniform": Method(
         "this package: alignment + uniformity, with its defaults alpha = 2, t = 2",
-        _simclr_head,
-        _align_uniform,
+        _SIMCLR_HEAD,
+        _loss("hsplugin.AlignUniformLoss", "align_weight", "uniform_weight", "alpha", "t"),
         {"hidden": 512, "align_weight": 1.0, "uniform_weight": 1.0, "alpha": 2.0, "t": 2.0},
         (
             {"uniform_weight": 0.5},
@@ -249,50 +189,50 @@ METHODS: dict[str, Method] = {
     ),
     "hypersphere": Method(
         "Lightly's HypersphereLoss, with its default t = 1",
-        _simclr_head,
-        _hypersphere,
+        _SIMCLR_HEAD,
+        _loss("lightly.loss.hypersphere_loss.HypersphereLoss", "t", "lam", "alpha", gather=False),
         {"hidden": 512, "t": 1.0, "lam": 1.0, "alpha": 2.0},
         ({"lam": 0.25}, {"lam": 0.5}, {"lam": 2.0}, {"t": 2.0, "lam": 0.5}),
     ),
     "simclr": Method(
         "Lightly's NTXentLoss",
-        _simclr_head,
-        _temperature_loss("NTXentLoss"),
+        _SIMCLR_HEAD,
+        _loss("lightly.loss.NTXentLoss", "temperature"),
         {"hidden": 512, "temperature": 0.5},
         _each("temperature", 0.1, 0.2, 0.7, 1.0),
     ),
     "barlowtwins": Method(
         "Lightly's BarlowTwinsLoss",
-        _barlow_head,
-        _barlow,
+        _head("BarlowTwinsProjectionHead"),
+        _loss("lightly.loss.BarlowTwinsLoss", "lambda_param"),
         {"hidden": 512, "dim": 512, "lambda_param": 5e-3},
         _each("lambda_param", 1e-3, 2e-2, 5e-2, 1e-1),
     ),
     "vicreg": Method(
         "Lightly's VICRegLoss",
-        _vicreg_head,
-        _vicreg,
+        _VICREG_HEAD,
+        _loss("lightly.loss.VICRegLoss", "lambda_param", "mu_param", "nu_param"),
         {"hidden": 512, "dim": 512, "lambda_param": 25.0, "mu_param": 25.0, "nu_param": 1.0},
         ({"nu_param": 4.0}, {"nu_param": 10.0}, {"mu_param": 10.0}, {"lambda_param": 10.0}),
     ),
     "dcl": Method(
         "Lightly's DCLLoss",
-        _simclr_head,
-        _temperature_loss("DCLLoss"),
+        _SIMCLR_HEAD,
+        _loss("lightly.loss.DCLLoss", "temperature"),
         {"hidden": 512, "temperature": 0.1},
         _each("temperature", 0.2, 0.5, 0.7, 1.0),
     ),
     "dclw": Method(
         "Lightly's DCLWLoss",
-        _simclr_head,
-        _dclw,
+        _SIMCLR_HEAD,
+        _loss("lightly.loss.DCLWLoss", "temperature", "sigma"),
         {"hidden": 512, "temperature": 0.1, "sigma": 0.5},
         _each("temperature", 0.2, 0.5, 0.7, 1.0),
     ),
     "moco": Method(
         "Lightly's NTXentLoss with a queue of momentum keys",
-        _head_named("MoCoProjectionHead"),
-        _moco,
+        _head("MoCoProjectionHead"),
+        _loss("lightly.loss.NTXentLoss", "temperature", memory_bank_size=("queue", "dim")),
         {"hidden": 512, "temperature": 0.1, "queue": 4096, "momentum": 0.99},
         (
             {"temperature": 0.2},
@@ -305,27 +245,27 @@ METHODS: dict[str, Method] = {
     ),
     "byol": Method(
         "Lightly's BYOL heads, momentum target, NegativeCosineSimilarity",
-        _head_named("BYOLProjectionHead"),
-        _negative_cosine,
+        _head("BYOLProjectionHead"),
+        _NEGATIVE_COSINE,
         {"hidden": 512, "predictor_hidden": 512, "momentum": 0.99},
         (*_each("momentum", 0.9, 0.95, 0.996), {"predictor_hidden": 128}),
         _predict_target,
-        _predictor_named("BYOLPredictionHead"),
+        _predictor("BYOLPredictionHead"),
         momentum=True,
     ),
     "simsiam": Method(
         "Lightly's SimSiam heads, NegativeCosineSimilarity",
-        _head_named("SimSiamProjectionHead"),
-        _negative_cosine,
+        _head("SimSiamProjectionHead"),
+        _NEGATIVE_COSINE,
         {"hidden": 512, "predictor_hidden": 128},
         _each("predictor_hidden", 32, 64, 256, 512),
         _predict_other_view,
-        _predictor_named("SimSiamPredictionHead"),
+        _predictor("SimSiamPredictionHead"),
     ),
     "tico": Method(
         "Lightly's TiCoLoss with a momentum target",
-        _head_named("TiCoProjectionHead"),
-        _tico,
+        _head("TiCoProjectionHead"),
+        _loss("lightly.loss.TiCoLoss", "beta", "rho"),
         {"hidden": 512, "dim": 256, "beta": 0.9, "rho": 20.0, "momentum": 0.99},
         ({"rho": 8.0}, {"rho": 50.0}, {"momentum": 0.95}, {"rho": 8.0, "momentum": 0.95}),
         _against_target,
@@ -333,21 +273,21 @@ METHODS: dict[str, Method] = {
     ),
     "lejepa": Method(
         "Lightly's LeJEPALoss on two views",
-        _vicreg_head,
-        _lejepa,
+        _VICREG_HEAD,
+        _loss("lightly.loss.LeJEPALoss", "lambda_param", sigreg_num_vectors="num_vectors"),
         {"hidden": 512, "lambda_param": 0.05, "num_vectors": 256},
         _each("lambda_param", 0.02, 0.1, 0.2, 0.5),
         _global_and_local,
     ),
     "visreg": Method(
         "Lightly's VISRegLoss on two views",
-        _vicreg_head,
-        _visreg,
+        _VICREG_HEAD,
+        _loss("lightly.loss.VISRegLoss", "lambda_param", "num_slices"),
         {"hidden": 512, "lambda_param": 0.9, "num_slices": 256},
         _each("lambda_param", 0.5, 0.7, 0.8, 0.95),
         _global_and_local,
     ),
 }
 
-# The floor under every comparison: the encoder as initialised, never trained.
+# The baseline of every comparison: the encoder as initialised, never trained.
 UNTRAINED = "untrained"

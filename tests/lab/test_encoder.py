@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hsplugin.compare.data import Images, Split
-from hsplugin.compare.encoder import backbone
+from hsplugin.lab.data import Images, Split
+from hsplugin.lab.encoder import backbone
 
 
 def images(channels: int, size: int) -> Images:

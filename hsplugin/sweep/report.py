@@ -1,19 +1,21 @@
-"""What a sweep leaves: sweep.csv, the rank correlations, and the pictures."""
+"""Tables and pictures of a sweep: sweep.csv, the rank correlations, PNG and SVG."""
 
 from __future__ import annotations
 
 import json
-import math
-import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hsplugin.compare.agreement import Estimate, dominance, estimate, kendall, spearman
-from hsplugin.compare.files import markdown_table, read_json, write_atomically, write_csv
-from hsplugin.compare.grid import align_share
-from hsplugin.compare.runs import finished, run_folder
-from hsplugin.compare.settings import RunSettings
+from hsplugin.lab.files import markdown_table, write_atomically, write_csv
+from hsplugin.lab.run import Run, hyperparameters
+from hsplugin.lab.settings import RunSettings
+from hsplugin.provenance import describe
+from hsplugin.sweep import pictures
+from hsplugin.sweep.agreement import Estimate, dominance, estimate, kendall, spearman
+from hsplugin.sweep.grid import align_share
+from hsplugin.sweep.metrics import METRICS, geometry
 
 Row = dict[str, Any]
 
@@ -26,90 +28,40 @@ FILES = (
     "agreement.png",
 )
 
-# Column -> (heading, whether the literature hopes for less (-1) or more (+1) of it).
-METRICS = {
-    "align_plus_uniform": ("alignment + uniformity", -1),
-    "alignment": ("alignment", -1),
-    "uniformity": ("uniformity", -1),
-    "wasserstein_uniformity": ("Wasserstein uniformity", -1),
-    "rankme": ("RankMe", +1),
-    "effective_rank": ("effective rank", +1),
-    "nesum": ("NESum", +1),
-    "lidar": ("LiDAR", +1),
-    "tolerance": ("tolerance", +1),
-}
 ACCURACIES = {
     "linear": "linear, test",
     "knn": "kNN, test",
     "validation_linear": "linear, validation",
     "validation_knn": "kNN, validation",
 }
+NESTED = ("options", "defaults", "provenance")
+COLUMNS = (
+    *("run", "method", "seed", "align_share", "alpha", "t", "temperature", "dim", "batch_size"),
+    *("lr", "epochs", "uniformity_optimum", *METRICS, *ACCURACIES, "seconds"),
+    *("data", "train_size", "backbone", *NESTED),
+)
 STATISTICS = {"spearman": spearman, "kendall": kendall}
-
-
-def geometry(folder: Path) -> dict[str, float]:
-    """Metrics of the projections of a run's positive pairs; NaN where one is not defined.
-
-    Tolerance alone looks at labels.
-    """
-    import torch
-
-    from hsplugin.metrics import functional
-
-    pairs = torch.load(folder / "pairs.pt", weights_only=True)
-    a, b, labels = pairs["a"].float(), pairs["b"].float(), pairs["labels"]
-    measures = {
-        "wasserstein_uniformity": lambda: functional.wasserstein_uniformity(a),
-        "rankme": lambda: functional.rankme(a),
-        "effective_rank": lambda: functional.effective_rank(a),
-        "nesum": lambda: functional.nesum(a),
-        "lidar": lambda: functional.lidar(torch.stack([a, b], dim=1)),
-        "tolerance": lambda: functional.tolerance(a, labels),
-    }
-    values = {}
-    for name, measure in measures.items():
-        try:
-            values[name] = float(measure())
-        except (ValueError, RuntimeError):
-            values[name] = math.nan
-    return values
 
 
 def rows_of(out: Path, settings_list: Sequence[RunSettings]) -> list[Row]:
     """One row for each finished encoder, in the order of the settings."""
     rows = []
     for settings in settings_list:
-        if not finished(out, settings):
+        run = Run.of(settings, out)
+        if not run.finished:
             continue
-        folder = run_folder(out, settings)
-        result = read_json(folder / "result.json")
-        options = result["options"]
-        row: Row = {
-            "run": folder.name,
-            "method": result["method"],
-            "seed": result["seed"],
-            "align_share": align_share(options),
-            "alpha": options.get("alpha"),
-            "t": options.get("t"),
-            "temperature": options.get("temperature"),
-            "dim": options["dim"],
-            "batch_size": result["batch_size"],
-            "lr": options["lr"],
-            "epochs": result["epochs"],
-            "alignment": result["alignment"],
-            "uniformity": result["uniformity"],
-            "uniformity_optimum": result["uniformity_optimum"],
+        result = run.read_result()
+        trained_with = hyperparameters(result)
+        values = {
+            **result,
+            **trained_with,
+            **geometry(run),
+            "run": run.name,
+            "align_share": align_share(trained_with),
             "align_plus_uniform": result["alignment"] + result["uniformity"],
-            **geometry(folder),
-            **{name: result[name] for name in ACCURACIES},
-            "seconds": result["seconds"],
-            "data": result["data"],
-            "train_size": result["train_size"],
-            "backbone": result["backbone"],
-            "options": json.dumps(options, sort_keys=True),
-            "provenance": json.dumps(result["provenance"], sort_keys=True),
+            **{name: json.dumps(result[name], sort_keys=True) for name in NESTED},
         }
-        rows.append(row)
+        rows.append({name: values.get(name) for name in COLUMNS})
     return rows
 
 
@@ -147,31 +99,16 @@ def write(out: Path, settings_list: Sequence[RunSettings], command: Sequence[str
         return ""
     write_csv(out / "sweep.csv", rows)
     found = agreements(rows)
-    write_csv(
-        out / "agreement.csv",
-        [
-            {
-                "metric": metric,
-                "accuracy": accuracy,
-                "statistic": statistic,
-                "value": one.value,
-                "low": one.low,
-                "high": one.high,
-                "encoders": one.encoders,
-            }
-            for (metric, accuracy, statistic), one in found.items()
-        ],
-    )
+    keys = ("metric", "accuracy", "statistic")
+    coefficients = [dict(zip(keys, of, strict=True)) | asdict(one) for of, one in found.items()]
+    write_csv(out / "agreement.csv", coefficients)
     text = tables(rows, found)
     document = f"{_heading(rows, settings_list)}\n\n{text}\n\n{_record(rows, command)}\n"
     write_atomically(out / "agreement.md", lambda partial: partial.write_text(document))
-
-    from hsplugin.compare import sweep_pictures
-
     for name, picture in (
-        ("plane", sweep_pictures.plane(rows)),
-        ("weights", sweep_pictures.weights(rows)),
-        ("agreement", sweep_pictures.coefficients(found)),
+        ("plane", pictures.plane(rows)),
+        ("weights", pictures.weights(rows)),
+        ("agreement", pictures.coefficients(found)),
     ):
         for suffix in ("png", "svg"):
             write_atomically(out / f"{name}.{suffix}", picture.savefig)
@@ -182,7 +119,7 @@ def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> 
     """The best encoder of each method, then the coefficients, in Markdown."""
     parts = [_best(rows)]
     for statistic, title in (("spearman", "Spearman's rho"), ("kendall", "Kendall's tau-b")):
-        body = [[f"{title} with", "hoped for", *ACCURACIES.values()]]
+        body = [[f"{title} with", "expected sign", *ACCURACIES.values()]]
         for metric, (heading, sign) in METRICS.items():
             cells = [str(found[metric, accuracy, statistic]) for accuracy in ACCURACIES]
             body.append([heading, "-" if sign < 0 else "+", *cells])
@@ -194,7 +131,7 @@ def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> 
     return "\n\n".join(parts)
 
 
-def describe(row: Row) -> str:
+def in_words(row: Row) -> str:
     """An encoder's hyper-parameters in a few words."""
     named = [
         f"{name} {row[name]:g}"
@@ -210,7 +147,7 @@ def _best(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row["method"] == method]
         best = max(own, key=lambda row: float(row["validation_linear"]))
         body.append(
-            [method, str(len(own)), describe(best), *(f"{best[name]:.1f}" for name in ACCURACIES)]
+            [method, str(len(own)), in_words(best), *(f"{best[name]:.1f}" for name in ACCURACIES)]
         )
     return markdown_table(body)
 
@@ -218,26 +155,21 @@ def _best(rows: Sequence[Row]) -> str:
 def _heading(rows: Sequence[Row], settings_list: Sequence[RunSettings]) -> str:
     missing = len(settings_list) - len(rows)
     count = f"{len(rows)} encoders" + (f" ({missing} more failed)" if missing else "")
-    return f"""# What foretells accuracy: {count} on {rows[0]["data"]}
+    return f"""# Which metric predicts accuracy: {count} on {rows[0]["data"]}
 
 Metrics are of normalised projections of two views of each validation image (t = 2); accuracy is of
 the frozen backbone after the last epoch, in percent. Intervals: 95 %, bootstrap over encoders.
-*Hoped for*: the sign under which the metric would do its job. *Lower left wins*: of all pairs of
-encoders of which one is both better aligned and more uniform, the share in which it is also the
-more accurate one (0.5 is chance). Tolerance alone looks at labels."""
+*Expected sign*: the sign that a useful metric would have. *Lower left wins*: among the pairs in
+which one encoder is both better aligned and more uniform, how often it is also more accurate (0.5
+is chance). Only tolerance uses labels."""
 
 
 def _record(rows: Sequence[Row], command: Sequence[str]) -> str:
-    facts = json.loads(rows[0]["provenance"])
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     size = rows[0]["train_size"] or "all"
     seconds = sum(float(row["seconds"]) for row in rows)
     return f"""- Encoders: backbone {rows[0]["backbone"]}, {size} training images,
   seed {rows[0]["seed"]}; training took {seconds / 60:.0f} minutes in all (measuring not counted).
-- Command: `{shlex.join(command)}`
-- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
-  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
-- Versions: {versions}.
+{describe(json.loads(rows[0]["provenance"]), command)}
 
 ![alignment-uniformity plane](plane.png)
 

@@ -1,4 +1,4 @@
-"""What is trained: an encoder with a head and a criterion, fed with whole batches of indices."""
+"""The Lightning module that is trained, and the loader of its batches."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightly.models.utils import update_momentum
+from lightly.utils.scheduler import CosineWarmupScheduler
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from hsplugin.compare.data import Images
-from hsplugin.compare.encoder import Augment, backbone
-from hsplugin.compare.methods import METHODS, UNTRAINED, options_of
-from hsplugin.compare.settings import RunSettings
+from hsplugin.lab.data import Images
+from hsplugin.lab.encoder import Augment, backbone
+from hsplugin.lab.methods import options_of, recipe
+from hsplugin.lab.settings import RunSettings
 
 WARM_UP = 0.05
 
@@ -24,8 +25,8 @@ WARM_UP = 0.05
 class Batches(Sampler[Tensor]):
     """Index batches of one epoch: this rank's share of each global batch.
 
-    The order depends on seed and epoch alone, so a resumed run sees what an unbroken one would,
-    and any number of devices sees the same global batches.
+    The order depends only on seed and epoch, so a resumed run sees the same batches as an
+    uninterrupted one, and any number of devices sees the same global batches.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
@@ -47,7 +48,7 @@ class Batches(Sampler[Tensor]):
 
 
 class Rows(Dataset[Tensor]):
-    """Batches of uint8 images by batches of indices."""
+    """A data set that is indexed by whole batches of rows."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -64,17 +65,16 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
 
     def __init__(self, settings: RunSettings, images: Images, gather: bool) -> None:
         super().__init__()
-        method = METHODS["simclr" if settings.method == UNTRAINED else settings.method]
-        name = "simclr" if settings.method == UNTRAINED else settings.method
-        self.options = options_of(name, settings.options, settings.shared())
-        self.options["gather"] = gather
+        method = recipe(settings.method)
+        self.options = options_of(settings.method, settings.options, settings.shared())
+        parts = {**self.options, "gather": gather}
         self.epochs, self.seed = settings.epochs, settings.seed
         self.method = method
         self.augment = Augment(images)
         self.backbone, features = backbone(settings.backbone, images)
-        self.head = method.head(features, self.options)
-        self.criterion = method.criterion(self.options)
-        self.predictor = method.predictor(self.options) if method.predictor else nn.Identity()
+        self.head = method.head(features, parts)
+        self.criterion = method.criterion(parts)
+        self.predictor = method.predictor(parts) if method.predictor else nn.Identity()
         self.targets = nn.ModuleList()
         if method.momentum:
             self.targets.extend(copy.deepcopy(part) for part in (self.backbone, self.head))
@@ -99,20 +99,20 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
             update_momentum(ours, theirs, m=rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what Lightly's losses hold outside their state_dict: queues, running matrices."""
+        """Save what Lightly's losses keep outside their state_dict: queues, running matrices."""
         checkpoint["criterion"] = {
             name: {k: v for k, v in _hidden_state(module).items() if v is not None}
             for name, module in self.criterion.named_modules()
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Give the losses back what they held."""
+        """Restore what the losses kept."""
         for name, module in self.criterion.named_modules():
             for key, value in checkpoint["criterion"].get(name, {}).items():
                 setattr(module, key, value)
 
     def on_train_epoch_start(self) -> None:
-        """Make every epoch's random numbers a function of seed, epoch and rank alone."""
+        """Make the random numbers of an epoch depend only on seed, epoch and rank."""
         torch.manual_seed(7919 * (1_000_003 * self.seed + self.current_epoch) + self.global_rank)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -127,6 +127,7 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine to zero, step by step."""
+        # Lightly groups by type of module and would decay the gains of LayerScale and RMSNorm.
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
         optimizer = torch.optim.AdamW(
@@ -138,13 +139,8 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         )
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warm_up = max(1, round(WARM_UP * total))
-
-        def factor(step: int) -> float:
-            if step < warm_up:
-                return (step + 1) / warm_up
-            return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        # Its cosine reaches the end value a step early, so one more brings it to 0 at the end.
+        schedule = CosineWarmupScheduler(optimizer, warm_up, total + 1, end_value=0.0)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -1,7 +1,7 @@
 """Images in memory as uint8 tensors, in three splits that no seed changes.
 
-The training split feeds the encoders and the probes, the validation split chooses epochs and
-hyper-parameters, and the test split is only ever reported.
+The training split trains encoders and probes, the validation split chooses epochs and
+hyper-parameters, and the test split is only reported.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# The splits are part of the definition of a benchmark: fixed for everybody, for ever.
+# The splits define the benchmark, so they never change.
 SPLIT_SEED = 20200520
 
 
@@ -41,8 +42,8 @@ class Split:
 class Images:
     """A data set: three splits, the number of classes, and which augmentations make sense.
 
-    The encoders learn from the training images, and from the unlabelled ones if there are any;
-    the probes from the training images and their labels.
+    Encoders learn from the training images and any unlabelled ones, probes from the training
+    images and their labels.
     """
 
     train: Split
@@ -57,8 +58,6 @@ class Images:
 
     def pool(self) -> Tensor:
         """All images that an encoder may learn from."""
-        import torch
-
         if self.unlabelled is None:
             return self.train.images
         return torch.cat([self.train.images, self.unlabelled])
@@ -66,7 +65,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is read, and the budget that suits it when none is asked for."""
+    """How a data set is read, and defaults for the settings of the same names."""
 
     read: Callable[[Path | None], Images]
     about: str
@@ -76,7 +75,7 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """The data set of a name, or of a folder of images.
+    """The data set of this name, or a folder of images.
 
     Raises:
         CommandError: Neither a known name nor a folder.
@@ -118,22 +117,19 @@ def load(
 
 
 def cache_dir() -> Path:
-    """Folder for downloads: ``$HSPLUGIN_DATA``, else a cache folder of the user's."""
+    """Folder for downloads: ``$HSPLUGIN_DATA``, else a folder in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(os.environ.get("HSPLUGIN_DATA", f"{base}/hsplugin")).expanduser()
 
 
 def _shuffled(images: Tensor, labels: Tensor, *sizes: int) -> list[Split]:
-    """Cut a fixed permutation into splits of the given sizes; the first takes what is left."""
-    import torch
-
+    """Cut a fixed permutation into splits of the given sizes; the first takes the rest."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     parts = torch.split(order, [len(order) - sum(sizes), *sizes])
     return [Split(images[part].contiguous(), labels[part].contiguous()) for part in parts]
 
 
 def _digits(data_dir: Path | None) -> Images:
-    import torch
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -149,9 +145,6 @@ def read_idx(path: Path) -> Tensor:
     Raises:
         CommandError: The file is missing, unreadable, damaged or shorter than its header says.
     """
-    import numpy as np
-    import torch
-
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
@@ -184,20 +177,17 @@ def _idx_file(folder: Path, stem: str) -> Path:
 
 
 def _fashion_mnist(data_dir: Path | None) -> Images:
-    import torch
-
     if data_dir is None:
-        data_dir = _download("FashionMNIST")
+        data_dir = cache_dir()
+        _torchvision("FashionMNIST", data_dir, download=True)
     paths = [
         _idx_file(data_dir, f"{part}-{kind}-ubyte")
         for part in ("train", "t10k")
         for kind in ("images-idx3", "labels-idx1")
     ]
     images, labels, test_images, test_labels = (read_idx(path) for path in paths)
-    for path, pixels, targets in (
-        (paths[0], images, labels),
-        (paths[2], test_images, test_labels),
-    ):
+    parts = ((paths[0], images, labels), (paths[2], test_images, test_labels))
+    for path, pixels, targets in parts:
         if pixels.ndim != 3 or targets.ndim != 1 or len(pixels) != len(targets):
             raise CommandError(
                 f"{path} and its labels do not belong together: "
@@ -208,14 +198,8 @@ def _fashion_mnist(data_dir: Path | None) -> Images:
     return Images(train, validation, test, classes=10, flip=True, colour=False)
 
 
-def _download(name: str) -> Path:
-    folder = cache_dir()
-    _torchvision(name, folder, download=True)
-    return folder
-
-
 def _torchvision(name: str, folder: Path, **options: Any) -> Any:
-    """A torchvision data set whose failures name the folder and the way out."""
+    """A torchvision data set whose errors name the folder and the remedy."""
     from torchvision import datasets
 
     try:
@@ -230,8 +214,6 @@ def _torchvision(name: str, folder: Path, **options: Any) -> Any:
 
 def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
     def read(data_dir: Path | None) -> Images:
-        import torch
-
         folder, download = data_dir or cache_dir(), data_dir is None
         parts = []
         for train in (True, False):
@@ -245,8 +227,6 @@ def _cifar(name: str, classes: int) -> Callable[[Path | None], Images]:
 
 
 def _stl10(data_dir: Path | None) -> Images:
-    import torch
-
     folder, download = data_dir or cache_dir(), data_dir is None
     pixels, labels = {}, {}
     for part in ("train", "test", "unlabeled"):
@@ -261,15 +241,10 @@ def _stl10(data_dir: Path | None) -> Images:
 def _folder(folder: Path, size: int) -> Images:
     """Images in ``train/CLASS``, ``val/CLASS``, ``test/CLASS``, or in ``CLASS`` alone.
 
-    Missing splits are cut off the training images: a tenth each. Every image is scaled to the
-    size at its shorter side and cropped at its centre, once, so that training never waits for a
-    decoder.
+    A missing split takes a tenth of the training images. Every image is scaled by its shorter
+    side and cropped at its centre once, so that training never waits for a decoder.
     """
-    places = {
-        "train": ("train",),
-        "validation": ("val", "valid", "validation"),
-        "test": ("test",),
-    }
+    places = {"train": ["train"], "validation": ["val", "valid", "validation"], "test": ["test"]}
     found = {
         split: next((folder / n for n in names if (folder / n).is_dir()), None)
         for split, names in places.items()
@@ -292,8 +267,6 @@ def _folder(folder: Path, size: int) -> Images:
 
 
 def _decode(folder: Path, size: int) -> tuple[Split, list[str]]:
-    import numpy as np
-    import torch
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

@@ -1,21 +1,18 @@
-"""What a frozen encoder is worth (kNN, linear probe) and how its features lie on the sphere."""
+"""kNN and linear-probe accuracy of a frozen encoder, and the geometry of its features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hsplugin
-from hsplugin.compare.encoder import Augment, to_float
 from hsplugin.functional import unit_rows
-
-if TYPE_CHECKING:
-    from hsplugin.compare.data import Images, Split
+from hsplugin.lab.data import Images
+from hsplugin.lab.encoder import Augment, to_float
 
 NEIGHBOURS = 20
 NEIGHBOUR_TEMPERATURE = 0.1
@@ -38,10 +35,14 @@ class Pairs:
         """Log-mean Gaussian potential (t = 2) within a view, averaged over the two."""
         return float(hsplugin.uniform_loss(self.a) + hsplugin.uniform_loss(self.b)) / 2
 
+    def geometry(self) -> dict[str, float]:
+        """Both by name."""
+        return {"alignment": self.alignment(), "uniformity": self.uniformity()}
+
 
 @torch.no_grad()
 def features(backbone: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """Features ``(n, d)`` of images as they are, without augmentation, on the CPU."""
+    """Features ``(n, d)`` of images without augmentation, on the CPU."""
     return torch.cat(
         [backbone(to_float(part.to(device))).float().cpu() for part in images.split(BATCH)]
     )
@@ -51,9 +52,9 @@ def features(backbone: nn.Module, images: Tensor, device: torch.device) -> Tenso
 def positive_pairs(
     backbone: nn.Module, head: nn.Module, augment: Augment, images: Tensor, device: torch.device
 ) -> Pairs:
-    """Unit projections of two views of each image, the same views whenever this is called."""
-    # The two views are a fixed part of the measurement: neither the training nor an earlier
-    # measurement may shift them.
+    """Unit projections of two views of each image; every call draws the same views."""
+    # The views are part of the measurement's definition: neither training nor an earlier
+    # measurement may change them.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         views = [augment(part.to(device)) for part in images.split(BATCH)]
@@ -103,9 +104,9 @@ def linear_accuracy(train: tuple[Tensor, Tensor], *held_out: tuple[Tensor, Tenso
 
 
 def labelled(labels: Tensor, per_class: int | None) -> list[Tensor]:
-    """Rows whose labels the probes may see: all of them, or some draws of a few per class.
+    """Rows whose labels the probes may see: all of them, or several draws of a few per class.
 
-    The draws depend on nothing but the labels, so every method is scored on the same ones.
+    The draws depend only on the labels, so every method is scored on the same ones.
     """
     if per_class is None:
         return [torch.arange(len(labels))]
@@ -148,8 +149,3 @@ class Scorer:
             "validation_knn": self.knn(*train, *validation),
             "validation_linear": fmean(on_validation for on_validation, _ in linear),
         }
-
-
-def subset(split: Split, limit: int) -> tuple[Tensor, Tensor]:
-    """The first images and labels of a split, for measurements in the middle of a run."""
-    return split.images[:limit], split.labels[:limit]

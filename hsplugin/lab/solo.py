@@ -1,8 +1,8 @@
-"""The same comparison through solo-learn's own main_pretrain.py in an unmodified checkout.
+"""A run through solo-learn's own main_pretrain.py in an unmodified checkout.
 
 solo-learn trains with its CIFAR recipe of the method (its augmentations, its heads, ResNet-18
 unless ``--backbone`` says otherwise), on our training images, with our epochs, batch size and
-AdamW. The frozen encoder is then scored exactly as every other.
+AdamW. The frozen encoder is then scored like every other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,21 @@ from torch.nn import functional as F
 
 import hsplugin
 from hsplugin.checks import unknown
-from hsplugin.compare import evaluate
-from hsplugin.compare.data import Images, Split, load
-from hsplugin.compare.encoder import Augment
-from hsplugin.compare.files import write_json, write_torch
-from hsplugin.compare.provenance import cpu_seconds, machine_facts, peak_memory
-from hsplugin.compare.settings import Machine, RunSettings
 from hsplugin.errors import CommandError
+from hsplugin.lab import evaluate
+from hsplugin.lab.data import Images, Split, load
+from hsplugin.lab.encoder import Augment
+from hsplugin.lab.files import write_json, write_torch
+from hsplugin.lab.run import Run
+from hsplugin.lab.settings import Machine, RunSettings
+from hsplugin.provenance import cpu_seconds, machine_facts, peak_memory
 
 SIZE = 32
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _AsSolo(nn.Module):
-    """solo-learn's preparation of an image, then one of its networks."""
+    """Prepare images as solo-learn does, then apply one of its networks."""
 
     def __init__(self, network: nn.Module, output: str | None = None) -> None:
         super().__init__()
@@ -68,30 +70,29 @@ def check(checkout: str | None) -> Path:
     return Path(checkout).resolve()
 
 
-def run(settings: RunSettings, machine: Machine, folder: Path) -> None:
+def train(settings: RunSettings, machine: Machine, run: Run) -> None:
     """Train one method of solo-learn in a process of its own, then score the frozen encoder.
 
     Args:
         settings: What to run; ``options`` become ``method_kwargs``.
-        machine: Where; names the checkout.
-        folder: The run's own folder.
+        machine: Where to run it, with the checkout.
+        run: The run's own folder.
 
     Raises:
         CommandError: No checkout, or no such method in it.
-        RuntimeError: main_pretrain.py failed; its output is in ``solo.log``.
+        RuntimeError: main_pretrain.py failed; its output is in `Run.solo_log`.
     """
     checkout = check(machine.solo_checkout)
-    write_json(folder / "settings.json", settings.as_dict())
+    write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
-    exported = export(images.train, folder / "images")
+    exported = export(images.train, run.images)
     began = time.monotonic()
-    trained = folder / "trained"
     command = [sys.executable, str(checkout / "main_pretrain.py")]
-    command += _overrides(settings, machine, checkout, exported, trained)
-    if not _checkpoint(trained):
+    command += _overrides(settings, machine, checkout, exported, run.trained)
+    if not _checkpoint(run.trained):
         done = subprocess.run(
             command,
-            cwd=folder,
+            cwd=run.folder,
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -102,17 +103,17 @@ def run(settings: RunSettings, machine: Machine, folder: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        (folder / "solo.log").write_text(done.stdout)
-        if done.returncode != 0 or not _checkpoint(trained):
+        run.solo_log.write_text(done.stdout)
+        if done.returncode != 0 or not _checkpoint(run.trained):
             said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
             raise RuntimeError(f"main_pretrain.py ended with {done.returncode}, saying: {said}")
     seconds = time.monotonic() - began
-    model = _load(checkout, trained)
-    _score(settings, machine, folder, model, images, seconds, command)
+    model = _load(checkout, run.trained)
+    _score(settings, machine, run, model, images, seconds, command)
 
 
 def export(split: Split, folder: Path) -> Path:
-    """Write a split as PNG files, one folder per class, which is what solo-learn reads."""
+    """Write a split as PNG files, one folder per class, the layout that solo-learn reads."""
     from PIL import Image
 
     for row, (pixels, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
@@ -199,7 +200,7 @@ def _load(checkout: Path, trained: Path) -> nn.Module:
 def _score(
     settings: RunSettings,
     machine: Machine,
-    folder: Path,
+    run: Run,
     model: nn.Module,
     images: Images,
     seconds: float,
@@ -211,15 +212,13 @@ def _score(
     pairs = evaluate.positive_pairs(
         projector, nn.Identity(), Augment(images), images.validation.images, device
     )
-    measured = {
-        "alignment": pairs.alignment(),
-        "uniformity": pairs.uniformity(),
-        **evaluate.Scorer(images, settings.labels_per_class).final(encoder, device),
-    }
-    row = {"epoch": settings.epochs, "loss": _last_loss(folder), "seconds": round(seconds, 2)}
+    scorer = evaluate.Scorer(images, settings.labels_per_class)
+    measured = {**pairs.geometry(), **scorer.final(encoder, device)}
+    row = {"epoch": settings.epochs, "loss": _last_loss(run.folder), "seconds": round(seconds, 2)}
     row |= {k: measured[k] for k in ("alignment", "uniformity", "validation_knn")}
     result: dict[str, Any] = {
         **settings.as_dict(),
+        "defaults": {},
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "uniformity_optimum": hsplugin.uniformity_optimum(pairs.a.shape[1]),
         **measured,
@@ -229,12 +228,12 @@ def _score(
         "cpu_seconds": cpu_seconds(),
         "peak_memory_mib": peak_memory(device),
         "history": [row],
-        "provenance": {**machine_facts(machine), "solo_command": command},
+        "provenance": {**machine_facts(), "machine": asdict(machine), "solo_command": command},
     }
     labels = images.validation.labels
-    write_torch(folder / "pairs.pt", {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
-    write_json(folder / "result.json", result)
-    shutil.rmtree(folder / "images", ignore_errors=True)
+    write_torch(run.pairs, {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
+    write_json(run.result, result)
+    shutil.rmtree(run.images, ignore_errors=True)
 
 
 def _last_loss(folder: Path) -> float:

@@ -1,7 +1,7 @@
-"""How well a number that needs no labels ranks encoders by their accuracy, and how surely.
+"""How well a metric ranks encoders by their accuracy, with bootstrap intervals.
 
-The paper shows alignment and uniformity beside accuracy as a scatter plot; here are the rank
-correlations that go with it, and a statement of its claim that weighs neither against the other.
+The paper plots alignment and uniformity against accuracy; these are the rank correlations of such
+a plot, and a test of its claim that needs no weight between the two metrics.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Estimate:
         value: The statistic; NaN where it is not defined, as for a metric that is constant.
         low: Lower end of the 95 % percentile interval over resampled encoders.
         high: Upper end.
-        encoders: How many encoders it is over.
+        encoders: How many encoders it covers.
     """
 
     value: float
@@ -38,7 +38,10 @@ class Estimate:
 
 
 def spearman(x: Floats, y: Floats) -> Floats:
-    """Spearman's rank correlation of each row of x with that of y, both (samples, n)."""
+    """Spearman's rank correlation of each row of x with that of y, both (samples, n).
+
+    Row by row for all resamples at once; `scipy.stats.spearmanr` and `kendalltau` take one.
+    """
     from scipy.stats import rankdata
 
     a, b = rankdata(x, axis=1), rankdata(y, axis=1)
@@ -54,11 +57,10 @@ def kendall(x: Floats, y: Floats) -> Floats:
 
 
 def dominance(first: Floats, second: Floats, accuracy: Floats) -> Floats:
-    """Of the pairs with one encoder below the other in both metrics, the share it wins.
+    """Share of pairs in which the encoder that is lower in both metrics is the more accurate one.
 
-    The paper's "lower left is better" without a weight between the two: 1 if the encoder that is
-    both better aligned and more uniform is always the more accurate one, 0.5 for chance. Equal
-    accuracies count as half. Rows are samples, each (samples, n).
+    The paper's "lower left is better", over the pairs that both metrics order alike: 1 if always,
+    0.5 for chance. Equal accuracies count as half. Each argument is (samples, n).
     """
     i, j = np.triu_indices(first.shape[1], 1)
     a, b, c = (np.sign(values[:, i] - values[:, j]) for values in (first, second, accuracy))
@@ -75,14 +77,14 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 def estimate(
     statistic: Callable[..., Floats], *columns: Sequence[float], seed: int = 0
 ) -> Estimate:
-    """A statistic of columns with one value an encoder, with its bootstrap interval.
+    """A statistic over encoders, with its bootstrap interval.
 
-    Encoders, not values, are drawn with replacement, so that a column stays beside the others.
-    Encoders for which a column is not finite are left out.
+    Whole encoders are drawn with replacement. Encoders with a value that is not finite are left
+    out, and so are resamples in which the statistic is not defined.
 
     Args:
         statistic: One of `spearman`, `kendall` and `dominance`.
-        *columns: What it takes, each with one value an encoder.
+        *columns: Its arguments, each with one value per encoder.
         seed: Seed of the resampling.
     """
     table = np.array(columns, dtype=np.float64)
@@ -92,7 +94,8 @@ def estimate(
         return Estimate(np.nan, np.nan, np.nan, encoders)
     value = float(statistic(*table[:, None, :])[0])
     draws = np.random.default_rng(seed).integers(encoders, size=(RESAMPLES, encoders))
-    # In parts, because Kendall's tau compares n (n - 1) / 2 pairs of each sample.
+    # Not scipy.stats.bootstrap, whose interval is NaN as soon as one resample is. In parts, because
+    # Kendall's tau compares n (n - 1) / 2 pairs of each sample.
     part = max(1, 4_000_000 // encoders**2)
     values = np.concatenate(
         [

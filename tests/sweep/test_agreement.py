@@ -1,4 +1,4 @@
-"""The rank statistics against scipy's, and their intervals against what is known of them."""
+"""Rank statistics and their bootstrap intervals against scipy's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hsplugin.compare import agreement
+from hsplugin.sweep import agreement
 
 
 @pytest.fixture

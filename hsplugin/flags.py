@@ -1,0 +1,184 @@
+"""Command-line flags, config files and bounds, all from the fields of dataclasses.
+
+A dataclass whose fields are made by `setting` is a table: `add_flags` turns its fields into
+flags, `complete` reads the same names from a YAML file, and `check` enforces the bounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hsplugin.checks import check_integer, check_number, check_positive, unknown
+from hsplugin.errors import CommandError
+
+
+def setting(
+    default: Any,
+    group: str,
+    about: str,
+    *,
+    least: float | None = None,
+    choices: Sequence[str] | None = None,
+    unset: str = "",
+) -> Any:
+    """A dataclass field with a flag.
+
+    Args:
+        default: The field's default; None is allowed as a value if it is the default.
+        group: Heading of its group of flags.
+        about: Help text of the flag.
+        least: Smallest value; without one, an integer may be any and a float must be positive.
+        choices: The only values of a text.
+        unset: What the command uses without the flag, where that is not the field's default.
+    """
+    bounds = {"least": least, "choices": choices}
+    return field(
+        default=default, metadata={"group": group, "help": about, "unset": unset, **bounds}
+    )
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _settings(*tables: Any) -> list[Field[Any]]:
+    return [entry for table in tables for entry in fields(table) if entry.metadata]
+
+
+def _kind(entry: Field[Any]) -> type:
+    return {"int": int, "float": float, "str": str}[str(entry.type).split(" | ")[0]]
+
+
+def check(table: Any, values: Mapping[str, Any], label: Callable[[str], str] = str) -> None:
+    """Refuse values that the settings of a table cannot have.
+
+    Args:
+        table: The dataclass.
+        values: Field name -> value; other names are skipped.
+        label: Turns a field's name into what an error calls it, such as `flag`.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ValueError: A value is out of its bounds.
+    """
+    for entry in _settings(table):
+        if entry.name not in values or values[entry.name] is entry.default is None:
+            continue
+        name, value, kind = label(entry.name), values[entry.name], _kind(entry)
+        least, choices = entry.metadata["least"], entry.metadata["choices"]
+        if kind is int:
+            check_integer(name, value, least=-(2**31) if least is None else least)
+        elif kind is float:
+            number = check_positive(name, value) if least is None else check_number(name, value)
+            if least is not None and number < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        elif not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, got {type(value).__name__}: {value!r}")
+        elif choices and value not in choices:
+            raise ValueError(unknown(name, value, choices))
+
+
+def defaults_of(*tables: Any, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Setting -> default of its flag, None where the command has to find it (``unset``)."""
+    return {
+        entry.name: None if entry.metadata["unset"] else entry.default
+        for entry in _settings(*tables)
+        if entry.name not in without
+    }
+
+
+def add_flags(parser: argparse.ArgumentParser, *tables: Any, defaults: Mapping[str, Any]) -> None:
+    """Declare the flags of all settings that a command has a default for, and ``--config``.
+
+    A flag that is not given is absent from the result, so that a config file may give it.
+    """
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("--config", help="YAML file with any of these flags; flags win over it")
+    groups = {}
+    for entry in _settings(*tables):
+        if entry.name not in defaults:
+            continue
+        title, default = entry.metadata["group"], entry.metadata["unset"] or defaults[entry.name]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(
+            flag(entry.name),
+            type=_kind(entry),
+            choices=entry.metadata["choices"],
+            help=entry.metadata["help"] + ("" if default is None else f"; default: {default}"),
+        )
+
+
+class _FileParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{self.prog}: {message}")
+
+
+def complete(
+    args: argparse.Namespace,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    defaults: Mapping[str, Any],
+) -> argparse.Namespace:
+    """Fill in what the command line leaves open: from the config file, then from the defaults.
+
+    A config file holds the flags as YAML, with a list where a flag takes several values and
+    ``set: {simclr: {temperature: 0.2}}`` for the options of methods, which --set overrides.
+
+    Args:
+        args: What the command line says.
+        add_arguments: Declares the command's flags.
+        defaults: The command's defaults; its keys are the flags that a file may hold.
+
+    Raises:
+        CommandError: The file cannot be read, or holds an unknown flag or an impossible value.
+    """
+    given, from_file = vars(args), {}
+    if "config" in given:
+        parser = _FileParser(prog=given["config"], add_help=False, allow_abbrev=False)
+        add_arguments(parser)
+        from_file = vars(parser.parse_args(_as_flags(Path(given["config"]), list(defaults))))
+    merged = {**defaults, **from_file, **given}
+    if "set" in merged:
+        merged["set"] = [*from_file.get("set", []), *given.get("set", [])]
+    return argparse.Namespace(**merged)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        CommandError: The file cannot be read or is not YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _as_flags(path: Path, known: Sequence[str]) -> list[str]:
+    content = read_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise CommandError(f"{path} must map flags to values")
+    flags: list[str] = []
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise CommandError(f"{path}: {unknown('flag', str(key), known)}")
+        if isinstance(value, dict):
+            if not all(isinstance(options, dict) for options in value.values()):
+                raise CommandError(f"{path}: {key} must map methods to their options and values")
+            value = [f"{m}.{o}={v}" for m, options in value.items() for o, v in options.items()]
+        if isinstance(value, bool):
+            flags.append(flag(name) if value else flag(f"no_{name}"))
+        elif value is not None:
+            flags += [flag(name), *map(str, value if isinstance(value, list) else [value])]
+    return flags

@@ -1,0 +1,133 @@
+"""The folder of one run and every file in it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from hsplugin.errors import CommandError
+from hsplugin.lab.files import read_json
+from hsplugin.lab.methods import recipe
+from hsplugin.lab.settings import RunSettings
+
+
+class Run:
+    """One run's folder; the only place that knows the names of its files.
+
+    Attributes:
+        folder: The folder itself; its name is the run's.
+        settings: The `RunSettings`, written when the run starts.
+        job: Settings and machine, for the further processes of a DDP run.
+        checkpoint: What an unfinished run resumes from.
+        partial_checkpoint: The next checkpoint while it is being written.
+        history: One row per measured epoch.
+        pairs: Unit projections of two views of each validation image, with labels.
+        encoder: Weights of the last and the best epoch.
+        result: Settings and measures; its existence marks the run as finished.
+        error_log: Traceback of a run that failed.
+        images: PNG files for solo-learn.
+        trained: What solo-learn trained.
+        solo_log: What solo-learn printed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = folder / "settings.json"
+        self.job = folder / "job.json"
+        self.checkpoint = folder / "last.ckpt"
+        self.partial_checkpoint = folder / "last.ckpt.partial"
+        self.history = folder / "history.csv"
+        self.pairs = folder / "pairs.pt"
+        self.encoder = folder / "encoder.pt"
+        self.result = folder / "result.json"
+        self.error_log = folder / "error.log"
+        self.images = folder / "images"
+        self.trained = folder / "trained"
+        self.solo_log = folder / "solo.log"
+
+    @classmethod
+    def of(cls, settings: RunSettings, out: Path) -> Run:
+        """The run of these settings below ``out``; different settings never share a folder."""
+        return cls(out / "runs" / settings.name)
+
+    @classmethod
+    def all_in(cls, out: Path) -> list[Run]:
+        """Every run below ``out`` that was started, sorted by name."""
+        return [cls(path.parent) for path in sorted((out / "runs").glob("*/settings.json"))]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result."""
+        return self.result.exists()
+
+    def read_settings(self) -> dict[str, Any]:
+        """The settings as a mapping, those that an earlier version did not know at default."""
+        defaults = {f.name: f.default for f in fields(RunSettings) if f.default is not MISSING}
+        return {**defaults, **read_json(self.settings)}
+
+    def read_result(self) -> dict[str, Any]:
+        """Settings, measures, ``history`` and ``provenance`` of a finished run.
+
+        ``options`` are those that were given, as in the settings; ``defaults`` are the method's
+        own defaults for the others.
+        """
+        result = read_json(self.result)
+        if "defaults" not in result:
+            # Earlier versions wrote given options, defaults and shared settings as one mapping.
+            used, given = result["options"], self.read_settings()["options"]
+            known = recipe(result["method"]).defaults if result["framework"] == "lightly" else {}
+            result["options"] = given
+            result["defaults"] = {k: v for k, v in used.items() if k in known and k not in given}
+        return result
+
+
+def hyperparameters(result: dict[str, Any]) -> dict[str, Any]:
+    """All that a run's method was trained with: shared settings, its defaults, its options."""
+    shared = {name: result[name] for name in ("lr", "weight_decay", "dim")}
+    return {**shared, **result["defaults"], **result["options"]}
+
+
+def refuse_mixing(
+    out: Path,
+    settings_list: Sequence[RunSettings],
+    *,
+    free: Collection[str] = (),
+    options: bool = True,
+) -> None:
+    """Refuse to mix runs of different settings in one folder.
+
+    Args:
+        out: The folder of the runs.
+        settings_list: The runs that are asked for.
+        free: Settings that may differ between runs of the folder.
+        options: Whether the options of a method have to agree too.
+
+    Raises:
+        CommandError: The folder holds runs whose shared settings, or whose options for one of
+            the methods, differ from those asked for.
+    """
+    for run in Run.all_in(out):
+        there = run.read_settings()
+        for ours in settings_list:
+            differing = [
+                f"{name} {there[name]} there, {value} asked for"
+                for name, value in ours.shared().items()
+                if name not in free and there[name] != value
+            ]
+            same_method = options and there["method"] == ours.method
+            if same_method and there["options"] != dict(ours.options):
+                differing.append(
+                    f"options of {ours.method} {there['options']} there, {ours.options} asked for"
+                )
+            if differing:
+                raise CommandError(
+                    f"{out} holds runs with other settings ({'; '.join(differing)}); "
+                    "give another --out, or the same settings"
+                )

@@ -1,0 +1,171 @@
+"""What identifies a run (`RunSettings`) and where runs are computed (`Machine`).
+
+Both are tables of `hsplugin.flags`: flags, config keys, defaults, bounds and help of the commands
+follow from their fields, so a new setting is one field here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from hsplugin.errors import CommandError
+from hsplugin.flags import check, defaults_of, flag, setting
+from hsplugin.lab.data import DATA, source
+
+WHAT, BUDGET, WHERE = "data", "budget, unless a grid or --set overrides it", "machine"
+BY_DATA = "what suits the data set"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides the numbers of one run, and nothing else.
+
+    Two runs with equal settings on one machine give equal results, so the settings name the
+    run's folder and a finished folder is never computed again. The help text of each field says
+    what it is; ``options`` are the method's own hyper-parameters that differ from its defaults.
+    A changed default would rename the folders of earlier results.
+
+    Raises:
+        TypeError: A setting has the wrong type.
+        ValueError: A setting is out of its bounds.
+    """
+
+    method: str
+    seed: int = setting(0, WHAT, "of initial weights, order of images, augmentation, --random")
+    data: str = setting("digits", WHAT, f"one of {', '.join(DATA)}, or a folder of images")
+    train_size: int | None = setting(
+        None, WHAT, "number of training images, a fixed subset", least=2, unset="all"
+    )
+    image_size: int | None = setting(
+        None, WHAT, "side of a folder's images in pixels", least=2, unset="64"
+    )
+    epochs: int = setting(60, BUDGET, "passes over the training images", least=1, unset=BY_DATA)
+    batch_size: int = setting(
+        256, BUDGET, "images per step over all devices", least=2, unset=BY_DATA
+    )
+    lr: float = setting(2e-3, BUDGET, "peak learning rate of AdamW")
+    weight_decay: float = setting(1e-4, BUDGET, "decoupled weight decay of AdamW", least=0)
+    dim: int = setting(64, BUDGET, "dimension of the projection", least=2)
+    backbone: str = setting("small-conv", BUDGET, "small-conv, or a model of torchvision or timm")
+    validations: int = setting(20, BUDGET, "about how many times a run is measured", least=1)
+    precision: str = setting("32-true", BUDGET, "Lightning's flag, such as bf16-mixed")
+    framework: str = setting(
+        "lightly",
+        WHAT,
+        "whose methods; solo runs main_pretrain.py of --solo-checkout",
+        choices=("lightly", "solo"),
+    )
+    labels_per_class: int | None = setting(
+        None,
+        WHAT,
+        "labels for kNN and linear probe, averaged over draws; 0 means all",
+        least=1,
+        unset=BY_DATA,
+    )
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(type(self), vars(self))
+
+    @property
+    def name(self) -> str:
+        """Folder name: the method, the seed, and a digest of all that is not default."""
+        given = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("method", "seed") and getattr(self, f.name) != f.default
+        }
+        text = json.dumps(given, sort_keys=True, default=str)
+        return f"{self.method}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values; ``RunSettings(**settings.as_dict())`` is the same run."""
+        return asdict(self)
+
+    def shared(self) -> dict[str, Any]:
+        """Settings that all runs of one comparison have in common."""
+        return {k: v for k, v in asdict(self).items() if k not in ("method", "seed", "options")}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how runs are computed, which never changes what is computed.
+
+    The help text of each field says what it is; ``command`` is the command line that asked for
+    the runs, for the record.
+
+    Raises:
+        TypeError: A setting has the wrong type.
+        ValueError: A setting is out of its bounds.
+    """
+
+    data_dir: str | None = setting(None, WHAT, "folder with the data set's files")
+    solo_checkout: str | None = setting(None, WHAT, "folder of an unmodified solo-learn checkout")
+    jobs: int = setting(
+        1, WHERE, "runs at a time", least=1, unset="1 on a GPU, else one per core, up to 4"
+    )
+    threads: int | None = setting(
+        None, WHERE, "CPU threads of one run", least=1, unset="the cores divided by the jobs"
+    )
+    accelerator: str = setting("auto", WHERE, "Lightning's flag")
+    devices: int = setting(1, WHERE, "devices of one run; more than one means DDP", least=1)
+    command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(type(self), vars(self))
+
+
+def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `RunSettings` that completed flags give, with the data set's defaults.
+
+    Raises:
+        CommandError: Unknown data set, or an impossible value.
+    """
+    data = source(args.data)
+    values = {k: v for k, v in vars(args).items() if k in defaults_of(RunSettings)}
+    for name, value in vars(data).items():
+        if name in values and values[name] is None:
+            values[name] = value
+    values["labels_per_class"] = values["labels_per_class"] or None
+    return _checked(RunSettings, values)
+
+
+def machine(args: argparse.Namespace) -> Machine:
+    """The machine that completed flags describe, with jobs and threads that suit it.
+
+    Raises:
+        CommandError: An impossible value.
+    """
+    given = {k: v for k, v in vars(args).items() if k in defaults_of(Machine)}
+    if given["jobs"] is None:
+        given["jobs"] = suitable_jobs(args.accelerator)
+    _checked(Machine, given)
+    given["threads"] = given["threads"] or max(1, (os.cpu_count() or 1) // given["jobs"])
+    return Machine(**given, command=("hsplugin", *sys.argv[1:]))
+
+
+def suitable_jobs(accelerator: str) -> int:
+    """One run a core on a CPU (up to 4, for the memory), one at a time on anything else.
+
+    Small networks gain far more from running beside each other than from sharing threads.
+    """
+    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return min(4, os.cpu_count() or 1)
+    return 1
+
+
+def _checked(table: Any, values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        check(table, values, flag)
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error)) from None
+    return values

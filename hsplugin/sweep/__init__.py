@@ -1,0 +1,1 @@
+"""``hsplugin sweep``: train many encoders, ask which metric predicts their accuracy."""
