@@ -1,4 +1,4 @@
-"""The metrics that a sweep relates to accuracy."""
+"""The metrics that a sweep relates to accuracy: those of the table that have a direction."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import math
 import torch
 
 from hsplugin.lab.run import Run
+from hsplugin.metrics import METRICS as TABLE
+from hsplugin.metrics.base import select_inputs
 
 # Column -> (heading, expected sign: less (-1) or more (+1) of it should mean higher accuracy).
 METRICS = {
     "align_plus_uniform": ("alignment + uniformity", -1),
-    "alignment": ("alignment", -1),
-    "uniformity": ("uniformity", -1),
-    "wasserstein_uniformity": ("Wasserstein uniformity", -1),
-    "rankme": ("RankMe", +1),
-    "effective_rank": ("effective rank", +1),
-    "nesum": ("NESum", +1),
-    "lidar": ("LiDAR", +1),
-    "tolerance": ("tolerance", +1),
+    **{
+        name: (kind.title, 1 if kind.higher_is_better else -1)
+        for name, kind in TABLE.items()
+        if kind.higher_is_better is not None
+    },
 }
+# Every run records these itself, from both views.
+RECORDED = ("alignment", "uniformity")
 
 
 def geometry(run: Run) -> dict[str, float]:
@@ -27,22 +28,15 @@ def geometry(run: Run) -> dict[str, float]:
 
     Only tolerance uses labels.
     """
-    from hsplugin.metrics import functional
-
     pairs = torch.load(run.pairs, weights_only=True)
     a, b, labels = pairs["a"].float(), pairs["b"].float(), pairs["labels"]
-    measures = {
-        "wasserstein_uniformity": lambda: functional.wasserstein_uniformity(a),
-        "rankme": lambda: functional.rankme(a),
-        "effective_rank": lambda: functional.effective_rank(a),
-        "nesum": lambda: functional.nesum(a),
-        "lidar": lambda: functional.lidar(torch.stack([a, b], dim=1)),
-        "tolerance": lambda: functional.tolerance(a, labels),
-    }
+    settings = {"normalize": False, "num_classes": int(labels.max()) + 1}
     values = {}
-    for name, measure in measures.items():
-        try:
-            values[name] = float(measure())
-        except (ValueError, RuntimeError):
-            values[name] = math.nan
+    for name, kind in TABLE.items():
+        if name in METRICS and name not in RECORDED:
+            metric = kind.build(**settings)
+            try:
+                values[name] = float(metric.of(*select_inputs(kind.takes, (), a, b, labels)))
+            except (ValueError, RuntimeError):
+                values[name] = math.nan
     return values
