@@ -83,6 +83,7 @@ def train(settings: RunSettings, machine: Machine, run: Run) -> None:
         RuntimeError: main_pretrain.py failed; its output is in `Run.solo_log`.
     """
     checkout = check(machine.solo_checkout)
+    run = Run(run.folder.resolve())  # main_pretrain.py is started in the folder itself
     write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
     exported = export(images.train, run.images)
