@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: If a file or an option cannot be used.
     """
-    from hsplugin.measure.files import Array, find_array
     from hsplugin.measure.geometry import Options, measure
+    from hsplugin.measure.readers import Array, find_array
     from hsplugin.measure.report import as_json, picture, table
 
     options = Options(

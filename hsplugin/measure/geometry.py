@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances, unit_rows
-from hsplugin.measure.files import Array
+from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import check_rows, classes_of, in_step, tensor_of
 from hsplugin.metrics import Uniformity, UniformityReport, spectrum
 from hsplugin.metrics.functional import tolerance_of

@@ -18,7 +18,7 @@ import torch
 
 from hsplugin.cli import main
 from hsplugin.measure import geometry, rows
-from hsplugin.measure.files import Array
+from hsplugin.measure.readers import Array
 from tests.metrics import definitions
 
 RANDOM = np.random.default_rng(0)
