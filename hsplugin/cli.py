@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "train many encoders and tell which metric of their features foretells their accuracy",
     ),
     "bench": ("hsplugin.bench", "time the engines beside the peers installed on this machine"),
-    "measure": ("hsplugin.measure", "the geometry of embeddings that exist already"),
+    "measure": ("hsplugin.measure.command", "measure the geometry of embeddings in files"),
 }
 
 
