@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "hsplugin.compare.sweep",
         "train many encoders and tell which metric of their features foretells their accuracy",
     ),
-    "bench": ("hsplugin.bench", "time the engines beside the peers installed on this machine"),
+    "bench": ("hsplugin.bench.command", "time our engines and the installed alternatives"),
     "measure": ("hsplugin.measure.command", "measure the geometry of embeddings in files"),
 }
 
