@@ -95,10 +95,7 @@ def _compiled_gram() -> Potential:
 
 
 def _compiled(x: Tensor, t: float) -> Tensor:
-    try:
-        return _compiled_gram()(x, t)
-    except Exception as error:  # Inductor raises what its compiler or its backend raises
-        raise UnavailableError(f"torch.compile: {first_line(error)}") from error
+    return _compiled_gram()(x, t)
 
 
 def _keops(x: Tensor, t: float) -> Tensor:
@@ -164,7 +161,7 @@ def _attention(x: Tensor, t: float) -> Tensor:
         )
     try:
         value: Tensor = _Attention.apply(x, t)
-    except Exception as error:  # as above, from flex_attention's compiler
+    except Exception as error:  # Inductor raises whatever its compiler or backend raises
         raise UnavailableError(f"fused attention: {first_line(error)}") from error
     return value
 

@@ -19,7 +19,8 @@ Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .s
 are not trusted: nothing in them is executed; .pt needs torch 2.10 or later, which ensures this.
 
 Intervals are confidence intervals for the population, if rows are independent samples of it. A
-grouped jackknife gives them and corrects bias: with few rows, ranks and spectra lie outside theirs.
+grouped jackknife gives them and corrects bias: with few rows, the plain value of a rank or spectrum
+can lie outside its interval.
 
   hsplugin measure embeddings.npy
   hsplugin measure view1.npy --positive view2.npy --labels labels.npy

@@ -448,6 +448,24 @@ def bad_t(folder):
     return ["bad.npy", "--t", "0"]
 
 
+@refused("--t must be at most 1e+37")
+def t_beyond_float32(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "--t", "1e38"]
+
+
+@refused("--max-samples must be at least 4")
+def few_samples(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "--max-samples", "3"]
+
+
+@refused("--confidence must lie between 0 and 1")
+def bad_confidence(folder):
+    np.save(folder / "bad.npy", X)
+    return ["bad.npy", "--confidence", "1"]
+
+
 @refused("fit_range=(20, 30) holds fewer than two")
 def bad_fit_range(folder):
     np.save(folder / "bad.npy", X)

@@ -47,15 +47,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which array of a file is asked for.
-
-    Attributes:
-        key: The array's name; for tables, column names or patterns such as ``x*``, separated by
-            commas. None picks the only array that fits.
-        dimensions: 2 for features, 1 for labels.
-        purpose: What the array is for, for messages.
-        others: Keys of arrays with another purpose, which are never picked without a key.
-    """
+    """Which array of a file is asked for; the fields are arguments of ``find_array``."""
 
     key: str | None
     dimensions: int
