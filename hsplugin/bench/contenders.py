@@ -1,4 +1,4 @@
-r"""Ways to compute :math:`\log\mathrm{mean}_{i<j} e^{-t\|x_i - x_j\|^2}`: ours and the peers'.
+r"""Ways to compute :math:`\log\mathrm{mean}_{i<j} e^{-t\|x_i - x_j\|^2}`: ours and others.
 
 Each takes unit rows x (n, d) and t and returns the scalar, differentiable in x. A contender that
 cannot run on this machine raises :class:`UnavailableError` with one line that says why.
@@ -178,7 +178,7 @@ def _sdpa(x: Tensor, t: float) -> Tensor:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its type if it says nothing."""
+    """The first line of an error's message, or its type if there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__
 

@@ -110,7 +110,7 @@ def measure(
     torch.set_float32_matmul_precision(PRECISIONS[setting.precision][1])
     x = setting.features()
     distinct = setting.distinct()
-    value, gradient = rows.expected(distinct, setting.n, setting.t, need_gradient=setting.backward)
+    value, gradient = rows.expected(distinct, setting.n, setting.t)
     results = {name: Result(name, setting) for name in names}
     steps: dict[str, Callable[[], Tensor | None]] = {}
     slowest_round = 0.0
@@ -121,8 +121,8 @@ def measure(
             own_value = float(step().detach())
             if not CONTENDERS[name].yardstick:
                 result.error = abs(own_value - value)
-                if gradient is not None:
-                    result.gradient_error = _gradient_error(name, x, distinct, gradient)
+                if x.grad is not None:
+                    result.gradient_error = _gradient_error(name, x.grad, distinct, gradient)
             slowest_round += timed(step, setting.device)[0]
         except UnavailableError as error:
             result.note = str(error)
@@ -137,7 +137,8 @@ def measure(
         slowest_round += timed(steps[CEILING], setting.device)[0]
     order = list(steps)
     shuffled = random.Random(0)
-    for _ in range(_rounds(seconds, slowest_round)):
+    most = int(seconds / slowest_round) if steps else 0
+    for _ in range(min(MOST_ROUNDS, max(LEAST_ROUNDS, most))):
         # The call just before decides how warm the caches are, which is half of a small batch.
         for name in shuffled.sample(order, len(order)):
             clock, processor = timed(steps[name], setting.device)
@@ -184,19 +185,13 @@ def _step(name: str, x: Tensor, setting: Setting) -> Callable[[], Tensor]:
     return forward_and_backward if setting.backward else forward
 
 
-def _gradient_error(name: str, x: Tensor, distinct: Tensor, expected: Tensor) -> float:
+def _gradient_error(name: str, gradient: Tensor, distinct: Tensor, expected: Tensor) -> float:
     """Norm of the gradient's error over that of the gradient."""
-    assert x.grad is not None
-    error = x.grad[: len(distinct)].double() - expected
+    error = gradient[: len(distinct)].double() - expected
     if CONTENDERS[name].normalizes:
         unit = distinct.double()
         error = error - (error * unit).sum(1, keepdim=True) * unit
     return float(error.norm() / expected.norm())
-
-
-def _rounds(seconds: float, slowest_round: float) -> int:
-    most = seconds / slowest_round if slowest_round else 0.0
-    return min(MOST_ROUNDS, max(LEAST_ROUNDS, int(most)))
 
 
 def _paired(first: list[float], own: list[float]) -> float:

@@ -27,9 +27,7 @@ def distinct_rows(n: int, d: int) -> Tensor:
     return nn.functional.normalize(centres[torch.arange(m) % CLUSTERS] + 0.2 * noise, dim=1)
 
 
-def expected(
-    distinct: Tensor, n: int, t: float, *, need_gradient: bool = True
-) -> tuple[float, Tensor | None]:
+def expected(distinct: Tensor, n: int, t: float) -> tuple[float, Tensor]:
     r"""Potential of n rows that are copies of (m, d), and its gradient by the first m, in float64.
 
     With r copies of each, every pair of different rows counts :math:`r^2` times, and
@@ -39,8 +37,7 @@ def expected(
     value = exact(distinct, t)
     different = copies**2 * math.exp(value) * m * (m - 1)
     total = different + m * copies * (copies - 1)
-    scale = different / copies / total
-    gradient = exact_gradient(distinct, t, value) * scale if need_gradient else None
+    gradient = exact_gradient(distinct, t, value) * (different / copies / total)
     return math.log(total / (n * (n - 1))), gradient
 
 

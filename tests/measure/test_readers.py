@@ -258,7 +258,7 @@ def packed_pt(folder):
 
 
 class Made:
-    """What a file can ask for without any data behind it."""
+    """An object that a pickle creates without any data behind it."""
 
     def __init__(self, kind, *size):
         self.kind, self.size = kind, size
@@ -369,7 +369,7 @@ def parquet_of_empty_vectors(folder):
 @refused("a label of more than 1000 characters")
 def bomb_of_parquet_labels(folder):
     save_npy(folder)
-    # One text of megabytes and a run length: some hundred bytes of file, gigabytes of labels.
+    # One text of megabytes and a run length: a file of some hundred bytes, labels of gigabytes.
     same = pa.DictionaryArray.from_arrays(pa.array([0] * 150), pa.array(["a" * 10**7]))
     options = {"compression": "zstd", "write_statistics": False}
     pq.write_table(pa.table({"l": same}), folder / "bad.parquet", **options)
@@ -502,18 +502,18 @@ def test_a_csv_without_names_keeps_its_first_row(quoting, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("suffix", ["npy", "pt", "safetensors"])
-def test_labels_may_be_truths(suffix, tmp_path, monkeypatch, capsys):
+def test_labels_may_be_booleans(suffix, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    truths = torch.from_numpy(LABELS > 0)
+    booleans = torch.from_numpy(LABELS > 0)
     np.save("x.npy", X)
-    np.save("l.npy", truths.numpy())
-    torch.save(truths, "l.pt")
-    safetensors.torch.save_file({"l": truths}, "l.safetensors")
+    np.save("l.npy", booleans.numpy())
+    torch.save(booleans, "l.pt")
+    safetensors.torch.save_file({"l": booleans}, "l.safetensors")
     assert main(["measure", "x.npy", "--labels", f"l.{suffix}"]) == 0
     assert "True" in capsys.readouterr().out
 
 
-def test_a_torch_that_would_execute_what_a_file_holds_is_not_asked_to(
+def test_a_torch_that_could_execute_the_content_of_a_file_is_not_used(
     tmp_path, monkeypatch, capsys
 ):
     torch.save(torch.from_numpy(X), tmp_path / "x.pt")

@@ -61,7 +61,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         for name in covered:
             low, high = metrics[name].interval
             covered[name] += low <= truth[name].value <= high
-    # 57 are expected; below 50 are found once in a thousand times.
+    # 57 are expected; fewer than 50 occur once in a thousand runs.
     assert min(covered.values()) >= 50, covered
 
 

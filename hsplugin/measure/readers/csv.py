@@ -40,27 +40,23 @@ def open_csv(path: Path) -> Table:
         column: "number" if head[column].dtype.kind in "fiu" else "other" for column in columns
     }
 
-    def frames(rows: int, chosen: list[str], **types: Any) -> Iterator[Any]:
+    def array(chosen: list[str], shape: tuple[int, ...], **types: Any) -> Array:
         places = [columns.index(column) for column in chosen]
-        with pd.read_csv(path, usecols=places, chunksize=rows, **types, **options) as reader:
-            yield from reader
 
-    def features(chosen: list[str]) -> Array:
         def read(rows: int) -> Iterator[np.ndarray]:
-            for frame in frames(rows, chosen, dtype=np.float64):
-                yield frame.to_numpy()
+            with pd.read_csv(path, usecols=places, chunksize=rows, **types, **options) as reader:
+                for frame in reader:
+                    yield frame.to_numpy().reshape(-1, *shape)
 
-        return Array(str(path), None, (len(chosen),), read)
+        return Array(str(path), None, shape, read)
 
-    def labels(column: str) -> Array:
-        def read(rows: int) -> Iterator[np.ndarray]:
-            # Empty labels stay empty text, so that they are reported as missing labels.
-            for frame in frames(rows, [column], dtype=str, na_filter=False):
-                yield frame.iloc[:, 0].to_numpy()
-
-        return Array(str(path), None, (), read)
-
-    return Table(path, kinds, features, labels)
+    return Table(
+        path,
+        kinds,
+        features=lambda chosen: array(chosen, (len(chosen),), dtype=np.float64),
+        # Empty labels stay empty text, so that they are reported as missing labels.
+        labels=lambda column: array([column], (), dtype=str, na_filter=False),
+    )
 
 
 def _first_fields(path: Path) -> list[str]:

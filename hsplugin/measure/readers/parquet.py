@@ -55,12 +55,7 @@ def open_parquet(path: Path) -> Table:
         # As a dictionary, a text that every row has is in memory once.
         return array((), [column], _text, read_dictionary=[column])
 
-    def array(
-        shape: tuple[int, ...],
-        columns: list[str],
-        convert: Callable[[Any], np.ndarray],
-        **options: Any,
-    ) -> Array:
+    def array(shape: Any, columns: list[str], convert: Any, **options: Any) -> Array:
         # Run lengths pack a constant without limit, whatever the metadata gives as its size.
         rows_in_file = int(file.metadata.num_rows)
         check_packing(str(path), rows_in_file * 4 * math.prod(shape), path.stat().st_size)
