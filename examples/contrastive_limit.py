@@ -1,4 +1,4 @@
-"""Watch the contrastive loss split into alignment and uniformity as its negatives grow in number.
+"""The contrastive loss becomes alignment plus uniformity as the number of negatives grows.
 
 With M negatives drawn from the data (Wang & Isola, 2020, theorem 1), as M grows,
 
@@ -10,8 +10,8 @@ standard deviation of exp(.) is at most (e^(1/tau) - e^(-1/tau)) / 2, so that
 
     E |log(a / mu)|  <=  e^(1/tau) (e^(1/tau) / M + (e^(1/tau) - e^(-1/tau)) / (2 sqrt M)):
 
-the proven rate M^(-1/2). What is measured: the mean absolute difference falls at just that rate;
-the loss itself, where differences of either sign cancel, falls faster, like 1/M.
+the proven rate M^(-1/2). Measured: the mean absolute difference falls at exactly that rate; the
+error of the loss, where differences of opposite sign cancel, falls faster, like 1/M.
 
 The two terms are ours: where every point sees the same mu, as on features that are uniform on the
 sphere, the limit is align_loss / (2 tau) + uniform_loss at t = 1 / (2 tau); elsewhere it is less,
@@ -56,7 +56,7 @@ class Problem(NamedTuple):
 
 
 class Point(NamedTuple):
-    """What M negatives came to: the loss less log M, its error, and the mean absolute one."""
+    """Results with M negatives: the loss minus log M, its error, and the mean absolute error."""
 
     negatives: int
     value: float
@@ -121,8 +121,8 @@ def measure(
 ) -> list[Point]:
     """Estimate the loss for each number of negatives from ``pairs`` inner products.
 
-    a / mu - 1 has mean zero but for the positive's share, so that taking it off each anchor's
-    log(a / mu) changes no expectation and leaves little of the noise (a control variate).
+    Without the positive's share, a / mu - 1 has mean zero: subtracting it from each anchor's
+    log(a / mu) keeps the expectation and removes most of the noise (a control variate).
     """
     generator = torch.Generator().manual_seed(seed)
     points = []
@@ -156,7 +156,7 @@ def slope(points: list[Point], of: Callable[[Point], float]) -> float:
 
 
 def draw_figure(results: dict[str, tuple[Problem, list[Point]]], tau: float, path: Path) -> None:
-    """Left the loss on its way to the limit, right the errors beside the proven rate."""
+    """Draw the loss and its limit on the left, the errors and the proven rate on the right."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,6 @@
-"""Where encoders with two-dimensional outputs put real images on the circle.
+"""Where encoders with two-dimensional output place real images on the circle.
 
-Four encoders of one architecture: as initialised, trained with labels (cross-entropy of a linear
+Four encoders of one architecture: untrained, trained with labels (cross-entropy of a linear
 classifier), with Lightly's NT-Xent, and with alignment and uniformity. For held-out images: the
 features with the von Mises-Fisher estimate of their density, a Gaussian estimate in the plane, the
 angles of each class, and the distances of positive pairs (as figure 3 of Wang & Isola, 2020).
@@ -40,7 +40,7 @@ class Placed(NamedTuple):
 
 
 class Supervised(nn.Module):
-    """Cross-entropy of both views under a linear classifier that is trained along."""
+    """Cross-entropy of both views under a linear classifier, which is trained too."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Supervised(nn.Module):
 
 
 def train(training: str, images: Images, args: argparse.Namespace) -> nn.Module:
-    """An encoder with two outputs after its training."""
+    """Train an encoder with two outputs."""
     from lightly.loss import NTXentLoss
 
     torch.manual_seed(args.seed)
@@ -90,9 +90,8 @@ def train(training: str, images: Images, args: argparse.Namespace) -> nn.Module:
 
 @torch.no_grad()
 def place(encoder: nn.Module, images: Images) -> Placed:
-    """Features of the test split, and what the two numbers of each image tell of its class."""
-    # As it is trained, so is it measured: an encoder that never saw a batch has no statistics of
-    # its own to normalise with.
+    """Features of the test split, and the accuracy that classifiers reach with them."""
+    # The untrained encoder has no batch-norm statistics yet; one batch sets them, for all encoders.
     encoder.train()
     encoder(to_float(images.train.images[:1000]))
     encoder.eval()
@@ -118,7 +117,7 @@ def angle_density(features: Tensor, grid: np.ndarray, concentration: float = 50.
 
 
 def draw(placed: dict[str, Placed], labels: Tensor, path: Path) -> None:
-    """One column an encoder."""
+    """Draw one column per encoder."""
     from sklearn.neighbors import KernelDensity
 
     columns = len(placed)
@@ -169,8 +168,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=list(DATA), default="digits")
-    parser.add_argument("--data-dir", help="folder that holds the data set's files")
-    parser.add_argument("--train-size", type=int, help="use only so many training images")
+    parser.add_argument("--data-dir", help="folder with the data set's files")
+    parser.add_argument("--train-size", type=int, help="number of training images to use")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)

@@ -1,8 +1,8 @@
-"""SimCLR as one writes it with Lightly, on this loss: one line differs, and it is marked.
+"""SimCLR with Lightly, trained with this loss: one line differs, and it is marked.
 
 python examples/lightly_simclr.py                  # ResNet-18 on CIFAR-10, batch 256
 python examples/lightly_simclr.py --small          # digits, under a minute on a CPU
-python examples/lightly_simclr.py --loss ntxent    # the line as it was
+python examples/lightly_simclr.py --loss ntxent    # the original line
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SMALL = {"data": "digits", "epochs": 2, "batch_size": 128, "limit": 512, "worker
 
 
 class SimCLR(nn.Module):
-    """A backbone, and the head whose output the loss sees."""
+    """A backbone and a projection head, whose output the loss takes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="cifar10", help="cifar10, digits, or a folder of images")
-    parser.add_argument("--root", default="datasets", help="where downloads go")
+    parser.add_argument("--root", default="datasets", help="folder for downloads")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--lr", type=float, default=0.06)
     parser.add_argument("--loss", choices=["align_uniform", "ntxent"], default="align_uniform")
-    parser.add_argument("--limit", type=int, help="use only so many images")
+    parser.add_argument("--limit", type=int, help="number of images to use")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--small", action="store_true", help=f"a trial run: {SMALL}")
     if parser.parse_known_args()[0].small:

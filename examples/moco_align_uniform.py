@@ -3,12 +3,12 @@
 The loss is 3 L_align(alpha = 2) + L_uniform(t = 3), uniformity over the pairs of a query with the
 queue and, the intra-batch form, of the queries with each other: ``AlignUniformLoss`` with a
 ``memory_bank_size``. The defaults are the ImageNet-100 settings of MoCo v2 (ResNet-50, batch 128,
-learning rate .03, cosine, 200 epochs, queue of 65536), for which the authors report 77.66 % top-1
-beside 77.54 % of the contrastive loss.
+learning rate .03, cosine, 200 epochs, queue of 65536), for which the authors report 77.66 % top-1,
+and 77.54 % for the contrastive loss.
 
-Batch norm could tell a query its key by their common statistics, so that MoCo shuffles keys
-over four GPUs. Here the keys are shuffled and both encoders normalise groups of a batch apart
-(--groups 4), which is the same on any number of GPUs.
+Batch norm could reveal a query's key through their common statistics, so MoCo shuffles keys over
+four GPUs. Here the keys are shuffled and both encoders normalise groups of a batch separately
+(--groups 4), which works the same on any number of GPUs.
 
     python examples/moco_align_uniform.py --data IMAGENET-100    # folders train/CLASS, val/CLASS
     python examples/moco_align_uniform.py --small                # digits, a minute on a CPU
@@ -54,7 +54,7 @@ SMALL = {
 
 
 class Encoder(nn.Module):
-    """A torchvision backbone and MoCo v2's head; batch norm sees ``groups`` parts apart."""
+    """A torchvision backbone and MoCo v2's head; batch norm treats ``groups`` parts separately."""
 
     def __init__(self, backbone: str, dim: int, groups: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def views(args: argparse.Namespace) -> DataLoader:
 
 
 def train(args: argparse.Namespace, device: str) -> Encoder:
-    """Return the query encoder after all epochs."""
+    """Train, and return the query encoder."""
     query_encoder = Encoder(args.backbone, args.dim, args.groups).to(device)
     key_encoder = copy.deepcopy(query_encoder)
     deactivate_requires_grad(key_encoder)
@@ -147,19 +147,21 @@ def features(encoder: Encoder, split: str, args: argparse.Namespace, device: str
     return [torch.cat(column) for column in zip(*batches, strict=True)]
 
 
-def main() -> None:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="a folder of images, cifar10, or digits")
-    parser.add_argument("--root", default="datasets", help="where downloads go")
-    parser.add_argument("--limit", type=int, help="use only so many images of each split")
+    parser.add_argument("--root", default="datasets", help="folder for downloads")
+    parser.add_argument("--limit", type=int, help="number of images of each split to use")
     parser.add_argument("--backbone", default="resnet50", help="a ResNet of torchvision")
     parser.add_argument("--input-size", type=int, default=224)
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--queue", type=int, default=65536, help="keys to remember")
+    parser.add_argument("--queue", type=int, default=65536, help="number of keys in the queue")
     parser.add_argument("--momentum", type=float, default=0.999, help="of the key encoder")
-    parser.add_argument("--groups", type=int, default=4, help="parts that batch norm sees apart")
+    parser.add_argument(
+        "--groups", type=int, default=4, help="parts that batch norm normalises separately"
+    )
     parser.add_argument("--align-weight", type=float, default=3.0)
     parser.add_argument("--uniform-weight", type=float, default=1.0)
     parser.add_argument("--align-alpha", type=float, default=2.0)
@@ -172,14 +174,18 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.03)
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where to save the backbone's weights")
+    parser.add_argument("--out", type=Path, help="file for the backbone's weights")
     parser.add_argument("--small", action="store_true", help=f"a trial run: {SMALL}")
-    if parser.parse_known_args()[0].small:
+    if parser.parse_known_args(argv)[0].small:
         parser.set_defaults(**SMALL)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.data is None:
         parser.error("--data FOLDER (or --small) is needed")
+    return args
 
+
+def main() -> None:
+    args = parse()
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = train(args, device)

@@ -1,8 +1,8 @@
 """What the monitor costs: a ResNet-18 on 32x32 images, with and without it.
 
-Trains a SimCLR-like two-view module under the Lightning Trainer. Steps with the monitor at its
-default settings and steps without it alternate in one process, so that whatever else the machine
-does falls on both alike; the order within a pair alternates too.
+Trains a SimCLR-like two-view module with the Lightning Trainer. Steps with the monitor at its
+default settings and steps without it alternate in one process, so that any other load on the
+machine affects both equally; the order within a pair alternates too.
 
     python examples/monitor_overhead.py --pairs 120 --batch-size 64
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 class TwoViews(pytorch_lightning.LightningModule):
     """A ResNet-18 on two views, as in Lightly's recipes.
 
-    A stem made for small images would make the step slower, and so the monitor's share smaller.
+    A stem made for small images would make the step slower and the monitor's share smaller.
     """
 
     def __init__(self) -> None:
@@ -39,19 +39,20 @@ class TwoViews(pytorch_lightning.LightningModule):
         return self.criterion(self.backbone(batch[0]), self.backbone(batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD, the cheapest, so that the step is not made longer than it has to be."""
+        """Plain SGD, the cheapest optimiser, so that the step is as short as possible."""
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 class AlternatingMonitor(GeometryMonitor):
     """The monitor on every second step, the order within each pair alternating.
 
-    It is given batch numbers that count only those it watches, so that of these it takes every
-    50th, as in a training where it watches all.
+    The batch numbers that it gets count only the watched steps, so that it keeps every 50th of
+    them, as in a training where it watches all.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__(every_n_steps=every_n_steps, strict=True)
+        self.every_n_steps = every_n_steps
         self.wall: dict[bool, list[float]] = {True: [], False: []}
         self.processor: dict[bool, list[float]] = {True: [], False: []}
         self.own: dict[bool, list[float]] = {True: [], False: []}
@@ -76,19 +77,19 @@ class AlternatingMonitor(GeometryMonitor):
             began = time.process_time()
             super().on_train_batch_end(trainer, module, outputs, batch, watched)
             self._own += time.process_time() - began
-            self.own[self._samples.wants(watched)].append(self._own)
+            self.own[watched % self.every_n_steps == 0].append(self._own)
         _wait()
         self.wall[watches].append(time.perf_counter() - self._started[0])
         self.processor[watches].append(time.process_time() - self._started[1])
-        # A step that is not watched has no hooks either, as without a monitor.
+        # Without the monitor there are no hooks either.
         if self._watches(batch_idx + 1):
-            self._taps.install(module)
+            self.on_fit_start(trainer, module)
         else:
-            self._taps.remove()
+            self.teardown(trainer, module, "fit")
 
 
 def compare(seconds: dict[bool, list[float]], warm_up: int) -> dict[str, float]:
-    """Medians with and without the monitor, and what lies between the steps of a pair."""
+    """Medians with and without the monitor, and the differences between the steps of a pair."""
     watched, plain = seconds[True][warm_up:], seconds[False][warm_up:]
     differences = [a - b for a, b in zip(watched, plain, strict=True)]
     median = statistics.median(plain)
@@ -108,10 +109,12 @@ def _wait() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=120, help="steps timed of each kind")
+    parser.add_argument("--pairs", type=int, default=120, help="number of timed steps of each kind")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--every-n-steps", type=int, default=50)
-    parser.add_argument("--warm-up", type=int, default=4, help="pairs left out at the start")
+    parser.add_argument(
+        "--warm-up", type=int, default=4, help="number of pairs to leave out at the start"
+    )
     arguments = parser.parse_args()
 
     warnings.filterwarnings("ignore")
@@ -123,7 +126,7 @@ def main() -> None:
         batches, replacement=True, num_samples=steps * arguments.batch_size
     )
     loader = torch.utils.data.DataLoader(batches, arguments.batch_size, sampler=sampler)
-    monitor = AlternatingMonitor(every_n_steps=arguments.every_n_steps, strict=True)
+    monitor = AlternatingMonitor(arguments.every_n_steps)
     trainer = pytorch_lightning.Trainer(
         max_epochs=1,
         callbacks=[monitor],
@@ -143,7 +146,7 @@ def main() -> None:
         "every_n_steps": arguments.every_n_steps,
         "pairs": arguments.pairs,
         "wall": compare(monitor.wall, arguments.warm_up),
-        # Time of this process alone, which other programs on the machine do not lengthen.
+        # Processor time of this process, unaffected by other programs on the machine.
         "processor": compare(monitor.processor, arguments.warm_up),
         "monitor_own_processor_s": {
             "step_not_kept": statistics.median(monitor.own[False]),

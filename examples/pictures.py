@@ -1,4 +1,4 @@
-"""Data for the example recipes: a name or a folder in, a data set of PIL images out."""
+"""Data for the examples: a data set of PIL images, by name or from a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 
 class Digits(Dataset[tuple[Any, int]]):
-    """The 1797 digits that scikit-learn ships, as colour images: data for a recipe's trial run."""
+    """The 1797 digits that scikit-learn includes, as colour images, for trial runs."""
 
     def __init__(self, train: bool, transform: Callable[[Image.Image], Any]) -> None:
         from sklearn.datasets import load_digits
@@ -36,12 +36,12 @@ def pictures(
     """Open a data set.
 
     Args:
-        data: ``"digits"``, ``"cifar10"``, ``"stl10"``, or a folder that holds one folder for each
-            split with one folder of images for each class in it.
-        split: ``"train"``, ``"val"``, or, where STL-10 has it, ``"train+unlabeled"``.
-        transform: What to make of each image.
-        root: Where torchvision's downloads go.
-        limit: Take only so many images.
+        data: ``"digits"``, ``"cifar10"``, ``"stl10"``, or a folder with one folder per split, each
+            with one folder of images per class.
+        split: ``"train"``, ``"val"``, or, for STL-10, ``"train+unlabeled"``.
+        transform: Applied to each image.
+        root: Folder for torchvision's downloads.
+        limit: Number of images to use, all by default.
     """
     from torchvision import datasets
 

@@ -1,7 +1,7 @@
-"""Alignment and uniformity in a training loop of plain PyTorch, beside the loss they replace.
+"""Alignment and uniformity in a plain PyTorch training loop, compared with InfoNCE.
 
-Real digits, a small network, two random views of each batch. The loop knows only
-``criterion(z_a, z_b)``: going from InfoNCE to this loss is the one line that is marked.
+Real digits, a small network, two random views of each batch. The loop calls only
+``criterion(z_a, z_b)``: switching from InfoNCE to this loss changes the one marked line.
 
     python examples/pytorch_plain.py                   # both losses, a minute on a CPU
     python examples/pytorch_plain.py --epochs 3        # a trial run
@@ -22,21 +22,21 @@ from hsplugin.functional import unit_rows
 
 
 class InfoNCE(nn.Module):
-    """The loss that people come from: each row of one view finds its own in the other."""
+    """The usual contrastive loss: each row of one view identifies its partner in the other."""
 
     def __init__(self, temperature: float = 0.5) -> None:
         super().__init__()
         self.temperature = temperature
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Mean cross entropy of two views (n, dim), either way."""
+        """Mean cross entropy of two views (n, dim), in both directions."""
         logits = F.normalize(z_a) @ F.normalize(z_b).T / self.temperature
         target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def view(images: Tensor) -> Tensor:
-    """Each image turned, scaled and shifted a little at random, and some noise upon it."""
+    """Rotate, scale and shift each image a little at random, and add noise."""
     n = len(images)
     angle, scale = 0.25 * torch.randn(n), 1 + 0.15 * torch.randn(n)
     shift = 0.15 * torch.randn(n, 2)
@@ -47,7 +47,7 @@ def view(images: Tensor) -> Tensor:
 
 
 def encoder(dim: int) -> tuple[nn.Module, nn.Module]:
-    """A backbone, whose features are used later, and a projection, which the loss sees."""
+    """A backbone, whose features are evaluated, and a projection, whose output the loss takes."""
     layers: list[nn.Module] = []
     for channels, width in ((1, 32), (32, 64), (64, 128)):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
@@ -56,7 +56,7 @@ def encoder(dim: int) -> tuple[nn.Module, nn.Module]:
 
 
 def train(criterion: nn.Module, args: argparse.Namespace) -> None:
-    """Train with a criterion of two views, then say where the features lie and what they know."""
+    """Train with a criterion of two views, then print the features' geometry and accuracy."""
     torch.manual_seed(args.seed)
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] / 16
@@ -75,13 +75,15 @@ def train(criterion: nn.Module, args: argparse.Namespace) -> None:
     model.eval()
     with torch.no_grad():
         z_a, z_b = (unit_rows(model(view(held_out))) for _ in range(2))
-        known, asked = (F.normalize(backbone(part)).numpy() for part in (training, held_out))
-    knn = KNeighborsClassifier(5).fit(known, digits.target[:1400])
+        train_features, test_features = (
+            F.normalize(backbone(part)).numpy() for part in (training, held_out)
+        )
+    knn = KNeighborsClassifier(5).fit(train_features, digits.target[:1400])
     print(
         f"alignment {hsplugin.align_loss(z_a, z_b):.3f}   "
         f"uniformity {hsplugin.uniform_loss(z_a):.3f} "
         f"(optimum {hsplugin.uniformity_optimum(args.dim):.3f})   "
-        f"5-NN accuracy {knn.score(asked, digits.target[1400:]):.1%}",
+        f"5-NN accuracy {knn.score(test_features, digits.target[1400:]):.1%}",
         flush=True,
     )
 

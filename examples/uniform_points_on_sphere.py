@@ -1,14 +1,14 @@
-"""Spread points over the unit sphere by gradient descent on the uniformity loss alone.
+"""Spread points over the unit sphere by gradient descent on only the uniformity loss.
 
-The points start together in a cap and end where the theory says: at the attainable optimum
+The points start in a cap and end where theory predicts: at the attainable optimum
 U* = -2t + log 0F1(; d/2; t^2), the uniformity of the uniform distribution (Wang & Isola, 2020).
-Two estimates of N points show it from both sides:
+Two estimates from N points approach it from both sides:
 
-- with self pairs (``include_self=True``, the V-statistic) it is the energy of a distribution, the
-  points themselves, so no N points lie below U*, and good ones touch it;
-- without (the loss that is trained), repulsion has to pay for no point's own weight, so the best N
-  points lie *below* U*, down to log((N exp U* - 1) / (N - 1)). Where N is small against
-  exp(-U*), as in high dimensions, that is well below: no error, and no better than uniform.
+- with self pairs (``include_self=True``, the V-statistic) it is the energy of a distribution, that
+  of the points, so it never lies below U*, and well spread points reach U*;
+- without self pairs (the loss that is trained), the best N points lie *below* U*, down to
+  log((N exp U* - 1) / (N - 1)). If N is small compared with exp(-U*), as in high dimensions, that
+  is far below U*, which is neither an error nor better than uniform.
 
     python examples/uniform_points_on_sphere.py --dims 2 3 16 128 --points 512 --out figure.png
 """
@@ -46,9 +46,9 @@ def points_in_a_cap(points: int, dim: int, *, seed: int = 0) -> Tensor:
 
 
 def spread(start: Tensor, *, t: float = 2.0, steps: int = 400, rate: float = 0.5) -> Descent:
-    """Descend on ``uniform_loss`` with momentum, back onto the sphere after every step.
+    """Minimise ``uniform_loss`` with momentum, and project onto the sphere after every step.
 
-    A point's gradient is of the order 1 / N, so that the step is ``rate`` times N / t.
+    A point's gradient is of order 1 / N, so the step is ``rate`` times N / t.
     """
     x = start.clone().requires_grad_()
     optimizer = torch.optim.SGD([x], lr=rate * len(x) / t, momentum=0.9)
@@ -66,17 +66,17 @@ def spread(start: Tensor, *, t: float = 2.0, steps: int = 400, rate: float = 0.5
 
 
 def least_without_self(points: int, dim: int, t: float = 2.0) -> float:
-    """What ``uniform_loss`` is on N points whose V-statistic is exactly the optimum.
+    """The ``uniform_loss`` of N points whose V-statistic is exactly the optimum.
 
-    No N points are below it. It is -4t, the loss of antipodes, where the optimum is out of reach
-    because the self pairs alone weigh more than it.
+    No N points have a lower loss. If the self pairs alone exceed the optimum, the bound is -4t, the
+    loss of antipodes.
     """
     others = points * math.exp(uniformity_optimum(dim, t)) - 1
     return max(-4 * t, math.log(others / (points - 1)) if others > 0 else -math.inf)
 
 
 def draw(descents: dict[int, Descent], t: float, path: Path) -> None:
-    """One column a dimension: the way to the optimum, and the points before and after."""
+    """Draw one column per dimension: the path to the optimum, and the points before and after."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,7 +101,7 @@ def draw(descents: dict[int, Descent], t: float, path: Path) -> None:
         axes.set(xlabel="step", title=f"{len(descent.end)} points, d = {dim}", ylim=(-0.3, 5))
         axes.legend(frameon=False, fontsize=8)
         if column == 1:
-            axes.set_ylabel(f"uniformity (t = {t:g}) less the optimum")
+            axes.set_ylabel(f"uniformity (t = {t:g}) minus the optimum")
 
         axes = figure.add_subplot(
             2, columns, columns + column, projection="3d" if dim == 3 else None
@@ -117,7 +117,7 @@ def draw(descents: dict[int, Descent], t: float, path: Path) -> None:
             axes.plot(s, density, color="black", lw=1, ls="--", label="uniform distribution")
             axes.set(xlabel="inner product of two points", yticks=[], xlim=(-1, 1))
         else:
-            inwards = 0.92  # so that the start is seen beside the end and not beneath it
+            inwards = 0.92  # keeps the start visible beside the end
             axes.scatter(*(inwards * descent.start).T.numpy(), s=3, color=before, label="start")
             axes.scatter(*descent.end.T.numpy(), s=3, color=after, label="end")
             axes.set_aspect("equal")

@@ -1,17 +1,17 @@
-"""Watch the geometry of a training script that knows nothing of it, such as a recipe of Lightly.
+"""Monitor the geometry in an unmodified training script, such as one of Lightly's examples.
 
     git clone https://github.com/lightly-ai/lightly
     python examples/watch_any_method.py lightly/examples/pytorch_lightning/simclr.py
     python examples/watch_any_method.py lightly/examples/pytorch_lightning/byol.py \
         --module projection_head --epochs 3 --random-images 256 --batch-size 32
 
-Every ``pytorch_lightning.Trainer`` that the script makes gets one more callback; nothing else of
-the script changes. In a script of your own that is one line:
+Every ``pytorch_lightning.Trainer`` in the script gets one more callback; nothing else changes. In
+your own script this is one line:
 
     pytorch_lightning.Trainer(..., callbacks=[hsplugin_lightly.GeometryMonitor()])
 
-After each epoch the values are printed, and drawn into ``<log directory>/geometry``. A method
-whose features cannot be found says why, and which submodules could be named with --module.
+After each epoch the values are printed, and drawn into ``<log directory>/geometry``. If a method's
+features cannot be found, the script says why and lists the submodules for --module.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from hsplugin_lightly import GeometryMonitor
 
 
 class PrintedMonitor(GeometryMonitor):
-    """The monitor, printing a line an epoch."""
+    """The monitor, printing one line per epoch."""
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Print what was measured."""
+        """Print the epoch's values."""
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.is_global_zero and self.history:
             row = {k: v for k, v in self.history[-1].items() if k != "epoch"}
@@ -40,7 +40,7 @@ class PrintedMonitor(GeometryMonitor):
             print(f"\nepoch {trainer.current_epoch}: {values}", flush=True)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Say which submodules there are if nothing could be measured."""
+        """List the submodules if nothing could be measured."""
         super().teardown(trainer, pl_module, stage)
         if trainer.is_global_zero and not self.history:
             names = [name for name, _ in pl_module.named_children()]
@@ -48,7 +48,7 @@ class PrintedMonitor(GeometryMonitor):
 
 
 class RandomImages(torchvision.datasets.FakeData):
-    """Random images in the place of a data set, to try a recipe without downloading anything."""
+    """Random images in place of a data set, to try a script without a download."""
 
     count = 0
 
@@ -60,15 +60,20 @@ class RandomImages(torchvision.datasets.FakeData):
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("script", type=Path, help="a script that trains with pytorch_lightning")
-    parser.add_argument("--module", help="submodule whose output is watched")
+    parser.add_argument("--module", help="submodule whose output is monitored")
     parser.add_argument("--every-n-steps", type=int, default=10)
-    parser.add_argument("--epochs", type=int, help="instead of the script's own number")
-    parser.add_argument("--batch-size", type=int, help="instead of the script's own")
-    parser.add_argument("--random-images", type=int, metavar="N", help="in place of CIFAR or VOC")
-    parser.add_argument("--out", type=Path, default=Path.cwd(), help="for logs and figures")
+    parser.add_argument("--epochs", type=int, help="replaces the script's number of epochs")
+    parser.add_argument("--batch-size", type=int, help="replaces the script's batch size")
+    parser.add_argument(
+        "--random-images",
+        type=int,
+        metavar="N",
+        help="use N random images in place of CIFAR or VOC",
+    )
+    parser.add_argument("--out", type=Path, default=Path.cwd(), help="folder for logs and figures")
     options = parser.parse_args(arguments)
     if not options.script.is_file():
-        parser.error(f"{options.script} is no file")
+        parser.error(f"{options.script} is not a file")
 
     class WatchedTrainer(pytorch_lightning.Trainer):
         def __init__(self, **settings: Any) -> None:

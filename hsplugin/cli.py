@@ -21,8 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "hsplugin.sweep.command",
         "train many encoders and ask which metric of their features predicts their accuracy",
     ),
-    "bench": ("hsplugin.bench", "time the engines beside the peers installed on this machine"),
-    "measure": ("hsplugin.measure", "the geometry of embeddings that exist already"),
+    "bench": ("hsplugin.bench.command", "time our engines and the installed alternatives"),
+    "measure": ("hsplugin.measure.command", "measure the geometry of embeddings in files"),
 }
 
 

@@ -53,7 +53,7 @@ def processor_name() -> str:
                     return line.split(":", 1)[1].strip()
     except OSError:
         pass
-    return platform.processor()
+    return platform.processor() or platform.machine()
 
 
 def cpu_seconds() -> float:

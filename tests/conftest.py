@@ -22,6 +22,7 @@ ACCEPTED_SKIPS = re.compile(
             "needs a CUDA device",
             "runs on CUDA devices only",
             "KeOps|pykeops",
+            "backend='triton' cannot take",
             "interpreted kernels cannot be compiled",
             "takes memory that only a host lends untouched",
             "this system does not tell the highest resident size",

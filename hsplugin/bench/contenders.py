@@ -1,24 +1,25 @@
-r"""Ways to compute :math:`\log\mathrm{mean}_{i<j} e^{-t\|x_i - x_j\|^2}`: ours and the peers'.
+r"""Ways to compute :math:`\log\mathrm{mean}_{i<j} e^{-t\|x_i - x_j\|^2}`: ours and others.
 
-Each takes unit rows x (n, d) and t and returns the scalar, differentiable in x. What is missing on
-a machine says so in one line when it is first called, by :class:`UnavailableError`.
+Each takes unit rows x (n, d) and t and returns the scalar, differentiable in x. A contender that
+cannot run on this machine raises :class:`UnavailableError` with one line that says why.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import hsplugin
-from hsplugin.potential import log_mean_potential
+from hsplugin.potential import BACKENDS, log_mean_potential
 
 Potential = Callable[[Tensor, float], Tensor]
+# The widest features for which torch's compiler has tiles of flex_attention that fit.
+WIDEST_FLEX_ATTENTION = 256
 
 
 class UnavailableError(Exception):
@@ -31,14 +32,18 @@ class Contender:
 
     Attributes:
         function: From (x, t) to the scalar.
-        buffers: How many n x n matrices it holds at once, forward and backward, to tell
-            beforehand what would not fit; 0 for what is linear in n.
+        buffers: How many n x n matrices it holds at once, forward and backward, to predict what
+            would not fit; 0 if its memory is linear in n.
         meaning: What it is, for the legend of the table.
+        normalizes: Whether it normalises its rows, so that its gradient has no radial part.
+        yardstick: Whether it computes something else, is timed only forward, and only when named.
     """
 
     function: Potential
     buffers: float
     meaning: str
+    normalizes: bool = False
+    yardstick: bool = False
 
 
 def _ours(backend: str) -> Potential:
@@ -90,10 +95,7 @@ def _compiled_gram() -> Potential:
 
 
 def _compiled(x: Tensor, t: float) -> Tensor:
-    try:
-        return _compiled_gram()(x, t)
-    except Exception as error:  # Inductor raises what its compiler or its backend raises
-        raise UnavailableError(f"torch.compile: {_first_line(error)}") from error
+    return _compiled_gram()(x, t)
 
 
 def _keops(x: Tensor, t: float) -> Tensor:
@@ -108,10 +110,10 @@ def _keops(x: Tensor, t: float) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Fused attention of x to itself with scale 2t, whose log-sum-exp and output are all it takes.
+    """Fused attention of x to itself with scale 2t; its log-sum-exp and output give the potential.
 
-    On a CPU, torch's flash attention cannot leave out the diagonal, so that it is subtracted,
-    which cancels for large t; on CUDA, flex_attention leaves it out.
+    On a CPU, torch's flash attention cannot leave out the diagonal, so it is subtracted, which
+    cancels for large t; on CUDA, flex_attention leaves it out.
     """
 
     @staticmethod
@@ -148,47 +150,55 @@ def _flex_attention(n: int) -> tuple[Any, Any]:
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> Any:
         return flex_attention(q, k, v, block_mask=mask, scale=scale, return_lse=True)
 
-    make_mask = torch.compile(create_block_mask)  # as it is, it makes an n x n matrix on the way
+    make_mask = torch.compile(create_block_mask)  # uncompiled, it would make an n x n matrix
     return torch.compile(attend), make_mask(others, None, None, n, n, device="cuda")
 
 
 def _attention(x: Tensor, t: float) -> Tensor:
+    if x.is_cuda and x.shape[1] > WIDEST_FLEX_ATTENTION:
+        raise UnavailableError(
+            f"torch has no tiles of flex_attention for d above {WIDEST_FLEX_ATTENTION}"
+        )
     try:
         value: Tensor = _Attention.apply(x, t)
-    except Exception as error:  # as above, from flex_attention's compiler
-        raise UnavailableError(f"fused attention: {_first_line(error)}") from error
+    except Exception as error:  # Inductor raises whatever its compiler or backend raises
+        raise UnavailableError(f"fused attention: {first_line(error)}") from error
     return value
 
 
-def _first_line(error: Exception) -> str:
+def _sdpa(x: Tensor, t: float) -> Tensor:
+    if x.requires_grad and torch.is_grad_enabled():
+        raise UnavailableError("only its forward is timed")
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+    qkv = x.detach()[None, None]
+    with sdpa_kernel(fused):
+        return nn.functional.scaled_dot_product_attention(qkv, qkv, qkv, scale=2 * t).sum()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type if there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__
 
 
 CONTENDERS: dict[str, Contender] = {
     "pdist": Contender(_pdist, 3.0, "the paper's formula, torch.pdist"),
-    "hsplugin": Contender(_ours("auto"), 0, "this package, as it comes"),
-    "tiled": Contender(_ours("tiled"), 0, "this package, torch tiles"),
-    "triton": Contender(_ours("triton"), 0, "this package, fused CUDA kernel"),
-    "reference": Contender(_ours("reference"), 5.0, "this package, by definition"),
+    "hsplugin": Contender(_ours("auto"), 0, "this package, by default"),
+    **{
+        name: Contender(
+            _ours(name), 5.0 * (name == "reference"), f"this package, the {name} engine"
+        )
+        for name in BACKENDS
+        if name != "auto"
+    },
     "cdist": Contender(_cdist, 7.0, "torch.cdist"),
     "gram": Contender(_gram, 8.0, "eager Gram matrix"),
     "gram-compiled": Contender(_compiled, 8.0, "torch.compile of the Gram matrix"),
     "attention": Contender(_attention, 0, "torch's fused attention, log-sum-exp and output"),
     "keops": Contender(_keops, 0, "KeOps' Gaussian sum"),
-    "lightly-loss": Contender(_lightly, 6.0, "Lightly's HypersphereLoss, two views"),
-    "our-loss": Contender(_our_loss, 0, "hsplugin.AlignUniformLoss, two views"),
+    "lightly-loss": Contender(_lightly, 6.0, "Lightly's HypersphereLoss, two views", True),
+    "our-loss": Contender(_our_loss, 0, "hsplugin.AlignUniformLoss, two views", True),
+    "sdpa": Contender(_sdpa, 0, "torch's fused attention, one forward", yardstick=True),
 }
-
-
-def exact(x: Tensor, t: float) -> float:
-    """The potential in float64 from differences of rows, a few rows at a time."""
-    x = x.detach().double()
-    n, log_sums = len(x), []
-    step = max(1, 2**24 // n)
-    for start in range(0, n - 1, step):
-        block = x[start : start + step]
-        squared = torch.cdist(block, x[start:], compute_mode="use_mm_for_euclid_dist").square()
-        pairs = torch.ones_like(squared, dtype=torch.bool).triu(1)
-        log_sums.append(squared.mul(-t).masked_fill(~pairs, -math.inf).flatten().logsumexp(0))
-    return float(torch.stack(log_sums).logsumexp(0)) - math.log(n * (n - 1) / 2)

@@ -1,4 +1,4 @@
-"""Times of paired runs in one process, the ceiling beside them, and peak memory."""
+"""Times of paired runs in one process, errors, the ceiling beside them, and peak memory."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hsplugin.bench.contenders import CONTENDERS, UnavailableError, exact
+from hsplugin.bench import rows
+from hsplugin.bench.contenders import CONTENDERS, UnavailableError, first_line
 from hsplugin.checks import computing_dtype
 from hsplugin.potential import tiled
 
 MODES = ("forward", "forward+backward")
+# Dtype of the features, and torch's setting for matrix products of float32.
+PRECISIONS = {
+    "float32": (torch.float32, "highest"),
+    "tf32": (torch.float32, "high"),
+    "float64": (torch.float64, "highest"),
+    "bfloat16": (torch.bfloat16, "highest"),
+    "float16": (torch.float16, "highest"),
+}
 # The matrix products alone, in the shapes of the tiles.
 CEILING = "products"
 LEAST_ROUNDS, MOST_ROUNDS = 3, 300
@@ -26,32 +35,45 @@ LEAST_ROUNDS, MOST_ROUNDS = 3, 300
 
 @dataclass(frozen=True)
 class Setting:
-    """What is computed: so many unit rows of such a dimension, by all contenders alike."""
+    """What every contender computes: the number of unit rows, their dimension, and so on."""
 
     n: int
     d: int
-    dtype: torch.dtype
+    precision: str
     device: str
     t: float
     mode: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the features."""
+        return PRECISIONS[self.precision][0]
+
+    @property
+    def backward(self) -> bool:
+        """Whether the gradient is computed too."""
+        return self.mode == MODES[1]
+
+    def distinct(self) -> Tensor:
+        """The different rows, of which the features are copies."""
+        return rows.distinct_rows(self.n, self.d).to(self.device, self.dtype)
+
     def features(self) -> Tensor:
-        """The same unit rows for every contender."""
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(self.n, self.d, generator=generator)
-        return nn.functional.normalize(x, dim=1).to(self.device, self.dtype)
+        """The same unit rows (n, d) for every contender."""
+        distinct = self.distinct()
+        return distinct.repeat(self.n // len(distinct), 1).requires_grad_(self.backward)
 
 
 @dataclass
 class Result:
-    """What was seen of one contender in one setting; ``note`` says why, where there is nothing."""
+    """Measurements of one contender in one setting; ``note`` says why there are none."""
 
     contender: str
     setting: Setting
     seconds: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
-    value: float = math.nan
-    exact: float = math.nan
+    error: float = math.nan
+    gradient_error: float = math.nan
     peak_mib: float = math.nan
     ratio: float = math.nan
     processor_ratio: float = math.nan
@@ -65,58 +87,86 @@ class Result:
 
     @property
     def waited(self) -> float:
-        """Share of the time in which other programs had the processor, or a device worked."""
+        """Share of the time in which the processor ran other programs, or a device worked."""
         if not self.seconds:
             return math.nan
         return max(0.0, 1 - sum(self.processor) / sum(self.seconds))
 
 
-def measure(setting: Setting, names: list[str], seconds: float) -> list[Result]:
-    """Run the contenders by turns for about so many seconds, after one call each to warm up.
+def measure(
+    setting: Setting, names: Sequence[str], seconds: float, *, ceiling: bool = True
+) -> list[Result]:
+    """Run the contenders in turns for about ``seconds`` in all, after one call each to warm up.
 
-    Ratios are medians over rounds of what the first contender took over what this one took in the
-    same round, so that a machine that slows down slows both.
+    A ratio is the median over rounds of the first contender's time over this one's in the same
+    round, so that a machine that slows down slows both. A contender that fails gets a note.
+
+    Args:
+        setting: What they compute.
+        names: Keys of ``CONTENDERS``.
+        seconds: Time for all rounds; there are at least 3.
+        ceiling: Whether to time the matrix products alone too, as the last result.
     """
-    x = setting.features().requires_grad_(setting.mode == MODES[1])
-    results = {name: Result(name, setting, exact=math.nan) for name in [*names, CEILING]}
+    torch.set_float32_matmul_precision(PRECISIONS[setting.precision][1])
+    x = setting.features()
+    distinct = setting.distinct()
+    value, gradient = rows.expected(distinct, setting.n, setting.t)
+    results = {name: Result(name, setting) for name in names}
     steps: dict[str, Callable[[], Tensor | None]] = {}
-    reference = exact(x, setting.t)
     slowest_round = 0.0
-    for name in names:
-        result = results[name]
-        result.exact = reference
+    for name, result in results.items():
         step = _step(name, x, setting)
         try:
             _refuse_what_does_not_fit(name, setting)
-            value = step()
-            assert value is not None
-            result.value = float(value.detach())
-            slowest_round += _timed(step, setting.device)[0]
-        except (UnavailableError, torch.OutOfMemoryError, NotImplementedError) as error:
-            result.note = str(error).splitlines()[0]
-            continue
-        steps[name] = step
-    steps[CEILING] = _products(x.detach(), backward=setting.mode == MODES[1])
-    steps[CEILING]()  # to warm up
-    slowest_round += _timed(steps[CEILING], setting.device)[0]
-    rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, int(seconds / slowest_round)))
+            own_value = float(step().detach())
+            if not CONTENDERS[name].yardstick:
+                result.error = abs(own_value - value)
+                if x.grad is not None:
+                    result.gradient_error = _gradient_error(name, x.grad, distinct, gradient)
+            slowest_round += timed(step, setting.device)[0]
+        except UnavailableError as error:
+            result.note = str(error)
+        except Exception as error:  # whatever fails here, the other contenders are still measured
+            result.note = f"{type(error).__name__}: {first_line(error)}"
+        else:
+            steps[name] = step
+    if ceiling:
+        results[CEILING] = Result(CEILING, setting)
+        steps[CEILING] = _products(x.detach(), backward=setting.backward)
+        steps[CEILING]()  # to warm up
+        slowest_round += timed(steps[CEILING], setting.device)[0]
     order = list(steps)
     shuffled = random.Random(0)
-    for _ in range(rounds):
-        # What ran just before decides how warm the caches are, which is half of a small batch.
+    most = int(seconds / slowest_round) if steps else 0
+    for _ in range(min(MOST_ROUNDS, max(LEAST_ROUNDS, most))):
+        # The call just before decides how warm the caches are, which is half of a small batch.
         for name in shuffled.sample(order, len(order)):
-            clock, processor = _timed(steps[name], setting.device)
+            clock, processor = timed(steps[name], setting.device)
             results[name].seconds.append(clock)
             results[name].processor.append(processor)
-    ceiling = results[CEILING].median
     first = results[names[0]]
     for name in order:
         own = results[name]
-        own.share = ceiling / own.median
+        if ceiling:
+            own.share = results[CEILING].median / own.median
         if first.seconds:
             own.ratio = _paired(first.seconds, own.seconds)
             own.processor_ratio = _paired(first.processor, own.processor)
     return list(results.values())
+
+
+def timed(step: Callable[[], object], device: str) -> tuple[float, float]:
+    """Seconds of a call by the clock, and by the processor, where all threads add up."""
+    _wait(device)
+    start, processor = time.perf_counter(), time.process_time()
+    step()
+    _wait(device)
+    return time.perf_counter() - start, time.process_time() - processor
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def _step(name: str, x: Tensor, setting: Setting) -> Callable[[], Tensor]:
@@ -132,30 +182,25 @@ def _step(name: str, x: Tensor, setting: Setting) -> Callable[[], Tensor]:
         value.backward()
         return value
 
-    return forward if setting.mode == MODES[0] else forward_and_backward
+    return forward_and_backward if setting.backward else forward
+
+
+def _gradient_error(name: str, gradient: Tensor, distinct: Tensor, expected: Tensor) -> float:
+    """Norm of the gradient's error over that of the gradient."""
+    error = gradient[: len(distinct)].double() - expected
+    if CONTENDERS[name].normalizes:
+        unit = distinct.double()
+        error = error - (error * unit).sum(1, keepdim=True) * unit
+    return float(error.norm() / expected.norm())
 
 
 def _paired(first: list[float], own: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(first, own, strict=True))
 
 
-def _timed(step: Callable[[], Tensor | None], device: str) -> tuple[float, float]:
-    """Seconds by the clock and by the processor, of which all threads together may take more."""
-    _wait(device)
-    start, processor = time.perf_counter(), time.process_time()
-    step()
-    _wait(device)
-    return time.perf_counter() - start, time.process_time() - processor
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def _refuse_what_does_not_fit(name: str, setting: Setting) -> None:
     needed = CONTENDERS[name].buffers * setting.n**2 * max(4, setting.dtype.itemsize)
-    if name == "pdist" and setting.device == "cuda" and setting.mode == MODES[1]:
+    if name == "pdist" and setting.device == "cuda" and setting.backward:
         needed += setting.n**2 * setting.d * setting.dtype.itemsize  # its backward's buffer
     free = _free_bytes(setting.device)
     if needed > free:
@@ -176,9 +221,9 @@ def _free_bytes(device: str) -> float:
 
 
 def _products(x: Tensor, *, backward: bool) -> Callable[[], None]:
-    """The products over the tiled engine's tiles and nothing else: three a pair, or one.
+    """The matrix products over the tiled engine's tiles: three per pair of tiles, or one.
 
-    Half precision is multiplied as a device's kernels do, as it is, and on a CPU in float32.
+    Half precision is multiplied as it is on a device, as its kernels do, and in float32 on a CPU.
     """
     x = x if x.is_cuda else x.to(computing_dtype(x.dtype))
     step, _ = tiled.tile_shape(x, x, symmetric=True)
@@ -186,26 +231,26 @@ def _products(x: Tensor, *, backward: bool) -> Callable[[], None]:
     tile = x.new_empty(len(blocks[0]) ** 2)
 
     def run() -> None:
-        for i, rows in enumerate(blocks):
+        for i, own in enumerate(blocks):
             for j in range(i, len(blocks)):
-                w = tile[: len(rows) * len(blocks[j])].view(len(rows), len(blocks[j]))
-                torch.mm(rows, blocks[j].T, out=w)
+                w = tile[: len(own) * len(blocks[j])].view(len(own), len(blocks[j]))
+                torch.mm(own, blocks[j].T, out=w)
                 if backward:
                     pulls[i].addmm_(w, blocks[j])
                     if j > i:
-                        pulls[j].addmm_(w.T, rows)
+                        pulls[j].addmm_(w.T, own)
 
     return run
 
 
 def peak_mib(name: str, setting: Setting) -> float:
-    """Most memory above the features that a warm call takes, in MiB; NaN where none can tell.
+    """Most memory above the features during a warm call, in MiB; NaN if the system cannot tell.
 
-    On a CPU it is the growth of the resident size, of which Linux keeps the highest; the memory
-    that earlier calls have freed is handed back to the system first, or it would be taken again
-    unseen. Work space that a library keeps for itself after its first call does not count.
+    On a CPU it is the growth of the resident size, whose peak Linux records. Memory that earlier
+    calls freed is first returned to the system, or its reuse would not be seen. Work space that a
+    library keeps for itself after its first call does not count.
     """
-    x = setting.features().requires_grad_(setting.mode == MODES[1])
+    x = setting.features()
     step = _step(name, x, setting)
     step()
     x.grad = None
@@ -216,15 +261,15 @@ def peak_mib(name: str, setting: Setting) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the highest resident size starts anew
-        start = _highest_resident_mib()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the resident size
+        start = _peak_resident_mib()
     except (OSError, AttributeError):  # another system, or another C library
         return math.nan
     step()
-    return _highest_resident_mib() - start
+    return _peak_resident_mib() - start
 
 
-def _highest_resident_mib() -> float:
+def _peak_resident_mib() -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024

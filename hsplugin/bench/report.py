@@ -1,10 +1,9 @@
-"""What was measured: a table, bench.csv and a picture."""
+"""Results of a bench: a table, bench.csv and a picture."""
 
 from __future__ import annotations
 
 import csv
 import math
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,20 @@ import torch
 
 from hsplugin.bench.contenders import CONTENDERS
 from hsplugin.bench.measuring import CEILING, Result, Setting
+from hsplugin.provenance import processor_name
 
 FIELDS = (
     *("device", "dtype", "n", "d", "t", "mode", "contender", "median_ms", "ratio"),
     *("processor_ms", "processor_ratio", "waited"),
-    *("ceiling_share", "peak_mib", "error", "rounds", "threads", "note"),
+    *("ceiling_share", "peak_mib", "error", "gradient_error", "rounds", "threads", "note"),
 )
-# Share of the time without the processor from which times by the clock say little.
+# With more of the time spent waiting for the processor, clock times mean little.
 MUCH_WAITING = 0.1
 
 
 def machine(device: str) -> str:
-    """One line on what the times were taken on."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
+    """The hardware and software that the times belong to, in one line."""
+    name = processor_name()
     if device == "cuda":
         name = f"{torch.cuda.get_device_name()} beside {name}"
     threads = torch.get_num_threads()
@@ -44,7 +37,7 @@ def row(result: Result) -> dict[str, Any]:
     setting = result.setting
     return {
         "device": setting.device,
-        "dtype": str(setting.dtype).removeprefix("torch."),
+        "dtype": setting.precision,
         "n": setting.n,
         "d": setting.d,
         "t": setting.t,
@@ -57,7 +50,8 @@ def row(result: Result) -> dict[str, Any]:
         "waited": _number(result.waited, ".2f"),
         "ceiling_share": _number(result.share, ".3f"),
         "peak_mib": _number(result.peak_mib, ".1f"),
-        "error": _number(abs(result.value - result.exact), ".1e"),
+        "error": _number(result.error, ".1e"),
+        "gradient_error": _number(result.gradient_error, ".1e"),
         "rounds": len(result.seconds),
         "threads": torch.get_num_threads(),
         "note": result.note,
@@ -65,7 +59,7 @@ def row(result: Result) -> dict[str, Any]:
 
 
 def write_csv(results: list[Result], path: Path) -> None:
-    """Write all rows; an empty field is what was not measured."""
+    """Write all rows; a field is empty where nothing was measured."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
@@ -75,11 +69,11 @@ def write_csv(results: list[Result], path: Path) -> None:
 def table(results: list[Result]) -> str:
     """The results of one setting as aligned text."""
     setting = results[0].setting
-    dtype = str(setting.dtype).removeprefix("torch.")
     lines = [
-        f"{setting.n} x {setting.d} {dtype} on {setting.device}, t = {setting.t:g}, {setting.mode}",
+        f"{setting.n} x {setting.d} {setting.precision} on {setting.device}, t = {setting.t:g}, "
+        f"{setting.mode}",
         f"  {'':15}{'median':>12}{'speed-up':>10}{'processor':>13}{'speed-up':>10}"
-        f"{'ceiling':>9}{'memory':>12}{'error':>9}",
+        f"{'ceiling':>9}{'memory':>12}{'error':>9}{'gradient':>10}",
     ]
     for result in results:
         shown = row(result)
@@ -93,26 +87,28 @@ def table(results: list[Result]) -> str:
         lines.append(
             f"  {result.contender:15}{1e3 * result.median:>9.3f} ms{ratio:>10}"
             f"{_median_ms(result.processor):>10.3f} ms{by_processor:>10}{share:>9}"
-            f"{memory:>12}{shown['error']:>9}"
+            f"{memory:>12}{shown['error']:>9}{shown['gradient_error']:>10}".rstrip()
         )
     if setting.device == "cpu" and max(r.waited for r in results if r.seconds) > MUCH_WAITING:
-        lines.append("  Other programs had the processor for part of the time: trust its own time.")
+        lines.append(
+            "  Other programs ran part of the time: trust the processor times, not the medians."
+        )
     return "\n".join(lines)
 
 
 def legend(names: list[str]) -> str:
-    """What the columns and the contenders are."""
+    """The meaning of the columns and the contenders."""
     lines = [f"  {name:15}{CONTENDERS[name].meaning}" for name in names]
-    lines += [f"  {CEILING:15}the tiles' matrix products alone, by torch.mm: the ceiling"]
+    lines += [f"  {CEILING:15}the ceiling: the matrix products of the tiles alone, by torch.mm"]
     return (
-        f"speed-up: over {names[0]}, median of paired runs; processor: the time that all threads "
-        "had it;\nceiling: its time over the contender's; memory: peak above the features; "
-        "error: against float64.\n"
+        f"speed-up: over {names[0]}, median of paired runs; processor: time of all threads; "
+        "ceiling: its\ntime over the contender's; memory: peak above the features; error and "
+        "gradient: against float64.\n"
     ) + "\n".join(lines)
 
 
 def picture(results: list[Result], path: Path, title: str) -> None:
-    """Time over n, log-log, an axis for each mode, dimension and dtype; fails without matplotlib.
+    """Draw time over n, log-log, with one panel per mode, dimension and dtype.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -135,8 +131,8 @@ def picture(results: list[Result], path: Path, title: str) -> None:
                 linewidth=2.5 if ours else 1.2,
                 label=name,
             )
-        dtype = str(setting.dtype).removeprefix("torch.")
-        ax.set(title=f"{setting.mode}, d = {setting.d}, {dtype}", xlabel="rows n", ylabel="ms")
+        title_of_panel = f"{setting.mode}, d = {setting.d}, {setting.precision}"
+        ax.set(title=title_of_panel, xlabel="rows n", ylabel="ms")
         ax.grid(True, which="major", alpha=0.3)
     axes[-1].legend(fontsize="small", loc="upper left")
     figure.suptitle(title, fontsize="small")
@@ -144,7 +140,7 @@ def picture(results: list[Result], path: Path, title: str) -> None:
 
 
 def _kind(setting: Setting) -> tuple[object, ...]:
-    return setting.mode, setting.d, setting.dtype
+    return setting.mode, setting.d, setting.precision
 
 
 def _median_ms(seconds: list[float]) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances, unit_rows
-from hsplugin.measure.files import Array
+from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import aligned_chunks, check_rows, classes_of, tensor_of
 from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
 from hsplugin.metrics.alpha_req import check_fit_range

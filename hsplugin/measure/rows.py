@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.files import Array
+from hsplugin.measure.readers import Array
 from hsplugin.metrics.sampling import GROUPS
 
 CHUNK_BYTES = 32 * 2**20

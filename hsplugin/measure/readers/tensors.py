@@ -1,4 +1,4 @@
-"""Embeddings in files of tensors: torch.save's, read with ``weights_only``, and safetensors."""
+"""Embeddings in files of tensors: .pt, loaded with ``weights_only``, and .safetensors."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.torch_version import TorchVersion
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.files import Array
+from hsplugin.measure.readers.contents import Array, Arrays, missing_package
 
-# Before it, weights_only is no protection.
+# In earlier versions weights_only does not protect.
 SAFE_TORCH = "2.10"
 
 
-def _pt(path: Path) -> dict[str, Array]:
-    import torch
-    from torch.torch_version import TorchVersion
+def open_pt(path: Path) -> Arrays:
+    """Open a tensor that torch.save wrote, or a dict of them.
 
+    Raises:
+        CommandError: If torch is too old to load it safely, or it holds anything but dense real
+            tensors that are backed by the file's bytes.
+    """
     if TorchVersion(torch.__version__) < SAFE_TORCH:
         raise CommandError(
             f"{path}: torch {torch.__version__} may execute what such a file holds "
@@ -37,11 +42,11 @@ def _pt(path: Path) -> dict[str, Array]:
             raise CommandError(f"{path}: is a packed archive, which torch.save does not write")
         with zipfile.ZipFile(path) as archive:
             pickles = [m for m in members if m.filename.lower().endswith("data.pkl")]
-            # Of a number alone it makes as many bytes, and weights_only lets it.
+            # weights_only allows bytearray(n), which allocates n bytes from a single number.
             if any(b"bytearray\n" in archive.read(m) for m in pickles):
                 raise CommandError(f"{path}: holds objects other than tensors")
     elif size > 2**30:
-        raise CommandError(f"{path}: has torch's old format, which cannot be mapped; save it anew")
+        raise CommandError(f"{path}: has torch's old format, which cannot be mapped; save it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -69,19 +74,23 @@ def _pt(path: Path) -> dict[str, Array]:
         )
     if not arrays:
         raise CommandError(f"{path}: holds no tensor; save one, or a dict of them")
-    return arrays
+    return Arrays(path, arrays)
 
 
-def _safetensors(path: Path) -> dict[str, Array]:
+def open_safetensors(path: Path) -> Arrays:
+    """Open the tensors of a .safetensors file, all but scalars.
+
+    Raises:
+        CommandError: If there is none, or one is empty or complex.
+        ImportError: If safetensors is missing.
+    """
     try:
         from safetensors import safe_open
     except ImportError as error:
-        raise ImportError(
-            "reading .safetensors needs safetensors: pip install 'hsplugin[measure]'"
-        ) from error
+        raise missing_package(".safetensors", "safetensors", error) from error
     arrays = {}
     with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+        for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
             part = file.get_slice(key)
             shape = tuple(part.get_shape())
             name = f"{path}[{key}]"
@@ -95,15 +104,13 @@ def _safetensors(path: Path) -> dict[str, Array]:
                 )
     if not arrays:
         raise CommandError(f"{path}: holds no tensor")
-    return arrays
+    return Arrays(path, arrays)
 
 
 def _tensor_reader(
     part: Callable[[slice], Any], whole: Any
 ) -> Callable[[int], Iterator[np.ndarray]]:
     def read(rows: int) -> Iterator[np.ndarray]:
-        import torch
-
         for start in range(0, len(whole), rows):
             chunk = part(slice(start, start + rows))
             if chunk.is_floating_point() and chunk.dtype != torch.float64:
@@ -111,10 +118,3 @@ def _tensor_reader(
             yield chunk.numpy()
 
     return read
-
-
-READERS: dict[str, Callable[[Path], dict[str, Array]]] = {
-    ".pt": _pt,
-    ".pth": _pt,
-    ".safetensors": _safetensors,
-}

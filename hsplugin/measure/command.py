@@ -1,0 +1,185 @@
+"""The ``hsplugin measure`` command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from hsplugin.checks import check_integer, check_positive, check_t
+from hsplugin.errors import CommandError
+
+DESCRIPTION = """\
+Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .safetensors, .csv or
+.parquet files, one row per sample. Files are streamed, so they may be larger than memory. Files
+are not trusted: nothing in them is executed; .pt needs torch 2.10 or later, which ensures this.
+
+Intervals are confidence intervals for the population, if rows are independent samples of it. A
+grouped jackknife gives them and corrects bias: with few rows, the plain value of a rank or spectrum
+can lie outside its interval.
+
+  hsplugin measure embeddings.npy
+  hsplugin measure view1.npy --positive view2.npy --labels labels.npy
+  hsplugin measure run1.npz run2.npz --key z1 --positive-key z2 --label-key y --picture runs.png
+  hsplugin measure table.csv --key 'a*' --positive-key 'b*' --label-key class
+"""
+# Options with a bound, each with the function that checks it.
+CHECKS: dict[str, Callable[[str, object], object]] = {
+    "alpha": check_positive,
+    "t": lambda name, value: check_t(value),
+    "max-samples": partial(check_integer, least=4),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="embeddings")
+    parser.add_argument(
+        "--key",
+        help="name of the features in each file; in tables, column names or patterns, separated by "
+        "commas (default: the only matrix, or all columns of numbers)",
+    )
+    parser.add_argument(
+        "--positive",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="the other view of each row, for alignment and LiDAR; once for each FILE",
+    )
+    parser.add_argument("--positive-key", metavar="KEY", help="its name, in FILE or --positive")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="class of each row")
+    parser.add_argument("--label-key", metavar="KEY", help="its name, in FILE or --labels")
+    parser.add_argument("--alpha", type=float, default=2.0, help="exponent of alignment")
+    parser.add_argument("--t", type=float, default=2.0, help="inverse width of uniformity")
+    parser.add_argument(
+        "--no-normalize",
+        dest="normalize",
+        action="store_false",
+        help="do not scale rows to unit length for the metrics on the sphere",
+    )
+    parser.add_argument(
+        "--max-samples",
+        type=int,
+        default=10_000,
+        help="rows for uniformity, a random sample if there are more (default 10000)",
+    )
+    parser.add_argument(
+        "--fit-range",
+        type=int,
+        nargs=2,
+        metavar=("FIRST", "LAST"),
+        help="range of eigenvalues that alpha-ReQ fits (default 10 100)",
+    )
+    parser.add_argument("--confidence", type=float, default=0.95, help="level of the intervals")
+    parser.add_argument(
+        "--no-intervals",
+        dest="intervals",
+        action="store_false",
+        help="no jackknife: a sixteenth of the memory and of the eigenvalue problems",
+    )
+    parser.add_argument("--device", default="cpu", help="device to compute on, such as cuda")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all values as JSON")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw (.png, .svg, .pdf)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure each file and report.
+
+    Raises:
+        CommandError: If a file or an option cannot be used.
+    """
+    from hsplugin.measure.geometry import Options, measure
+    from hsplugin.measure.readers import find_array
+    from hsplugin.measure.report import as_json, picture, table
+
+    _check(args)
+    options = Options(
+        alpha=args.alpha,
+        t=args.t,
+        normalize=args.normalize,
+        max_samples=args.max_samples,
+        fit_range=None if args.fit_range is None else tuple(args.fit_range),
+        confidence=args.confidence,
+        intervals=args.intervals,
+        device=args.device,
+    )
+    geometries = []
+    for place, path in enumerate(args.files):
+        # What the same file holds for another purpose is not a feature.
+        others = [
+            key
+            for key, file in ((args.positive_key, args.positive), (args.label_key, args.labels))
+            if key and not file
+        ]
+        features = find_array(
+            path, args.key, dimensions=2, purpose="features (--key)", others=others
+        )
+        positives = labels = None
+        if args.positive or args.positive_key:
+            file = args.positive[place] if args.positive else path
+            positives = find_array(
+                file, args.positive_key, dimensions=2, purpose="positives (--positive-key)"
+            )
+        if args.labels or args.label_key:
+            labels = find_array(
+                args.labels or path, args.label_key, dimensions=1, purpose="labels (--label-key)"
+            )
+        try:
+            with _progress(features.name, features.rows) as progress:
+                geometries.append(measure(features, positives, labels, options, progress))
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            spare = "; --no-intervals takes a sixteenth" if options.intervals else ""
+            raise CommandError(
+                f"{features.name}: {features.shape[0]} dimensions take more memory than there "
+                f"is{spare}"
+            ) from error
+        print(table(geometries[-1], options), flush=True)
+    try:
+        if args.json:
+            args.json.write_text(as_json(geometries, options) + "\n")
+        if args.picture:
+            picture(geometries, args.picture)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot write: {error}") from error
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, check in CHECKS.items():
+        try:
+            check(name, getattr(args, name.replace("-", "_")))
+        except ValueError as error:
+            raise CommandError(f"--{error}") from error
+    if not 0 < args.confidence < 1:
+        raise CommandError(f"--confidence must lie between 0 and 1, got {args.confidence}")
+    if args.positive and len(args.positive) != len(args.files):
+        raise CommandError(
+            f"--positive is given {len(args.positive)} times for {len(args.files)} files; "
+            f"give it once for each, in the same order"
+        )
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _progress(name: str, rows: int | None) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how many rows are read, if tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda done: None
+        return
+    # disable=None shows nothing where the output is not a terminal.
+    options = {"unit": " rows", "delay": 0.5, "leave": False, "disable": None}
+    with tqdm(desc=name, total=rows, **options) as bar:
+        yield lambda done: bar.update(done - bar.n)
