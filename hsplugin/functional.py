@@ -18,20 +18,26 @@ from hsplugin.potential import log_mean_potential
 def unit_rows(x: Tensor) -> Tensor:
     r"""Scale each row to unit length: :math:`x_i / \|x_i\|_2`, with a bounded gradient.
 
-    Rows shorter than 1e-6 are left as they are, so that a zero row stays zero and passes its
-    gradient on unchanged instead of multiplied by one over its length. NaN stays NaN, and rows too
-    long for the dtype to hold their squares, 1.8e19 in float32, become it.
+    Rows shorter than 1e-6 stay unchanged, so a zero row stays zero and its gradient is not
+    multiplied by one over its length. NaN stays NaN, and so become rows whose squared length
+    overflows the dtype, longer than 1.8e19 in float32.
 
     Args:
-        x: Features, shape (N, d), of any floating dtype.
+        x: Features, shape (..., d), of any floating dtype.
 
     Returns:
         Unit rows, float64 for float64 features and float32 for all others.
     """
     x = x.to(computing_dtype(x.dtype))
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    norms = norms + 0 * norms  # of an infinite one NaN, or finite rows would become zero
-    return x / norms.masked_fill(norms < SHORTEST_ROW, 1.0)
+    return x / row_lengths(x)
+
+
+def row_lengths(x: Tensor) -> Tensor:
+    """What :func:`unit_rows` divides rows (..., d) by, shape (..., 1)."""
+    norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # Finite rows divided by an infinite length would become zero and not NaN.
+    norms = norms.nan_to_num(nan=math.nan, posinf=math.nan)
+    return torch.nn.functional.threshold(norms, SHORTEST_ROW, 1.0)
 
 
 def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
@@ -63,10 +69,15 @@ def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
 
 
 def pair_distances(x: Tensor, y: Tensor, alpha: float) -> Tensor:
-    r"""The terms of :func:`align_loss`: :math:`\|x_i - y_i\|_2^\alpha` for each i, shape (N,)."""
+    r"""The terms of :func:`align_loss`: :math:`\|x_i - y_i\|_2^\alpha` for rows (..., d)."""
     dtype = computing_dtype(x.dtype)
-    squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=1)
-    squared = squared + 0 * squared  # an infinite feature makes the loss NaN, as elsewhere
+    squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=-1)
+    # An infinite feature makes the loss NaN, as elsewhere.
+    return power_of_length(squared.nan_to_num(nan=math.nan, posinf=math.nan), alpha)
+
+
+def power_of_length(squared: Tensor, alpha: float) -> Tensor:
+    """Lengths to the power alpha from their squares, with the subgradient zero at zero."""
     if alpha == 2:
         return squared
     if alpha > 2:

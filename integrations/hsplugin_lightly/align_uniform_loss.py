@@ -9,6 +9,7 @@ from torch import Tensor
 from hsplugin import losses
 from hsplugin.potential import log_mean_potential
 from hsplugin.potential.distributed import gather_rows
+from hsplugin.views import mean_alignment
 
 try:
     from lightly.models.modules.memory_bank import MemoryBankModule
@@ -81,25 +82,29 @@ class AlignUniformLoss(losses.AlignUniformLoss):
         self.memory_bank = MemoryBankModule(size=memory_bank_size, feature_dim_first=False)
         self.intra_batch = intra_batch
 
-    def _is_plain(self) -> bool:
-        return super()._is_plain() and not self._has_bank()
-
     def _has_bank(self) -> bool:
         return self.memory_bank.bank.numel() > 0
 
-    def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+    def components(self, z_a: Tensor, z_b: Tensor) -> losses.AlignUniformTerms:
+        """Return the loss with its two terms; in training, keys then join the memory bank."""
         if not self._has_bank():
-            return super()._uniform_term(z_a, z_b)
-        keys, training = z_b.detach(), z_a.requires_grad
-        if training and self._gathers():
-            # Lightly's own gathering takes it that all ranks have as many.
+            return super().components(z_a, z_b)
+        views = self._on_sphere(self._stack({"z_a": z_a, "z_b": z_b}, min_rows=1))
+        gather = self.gather_distributed
+        align = mean_alignment(views, losses.PAIR, self.alpha, gather_distributed=gather)
+        queries, keys = views.unbind()
+        keys, training = keys.detach(), queries.requires_grad
+        if training and gather:
+            # Lightly's own gathering assumes that all ranks have the same number of keys.
             keys, _ = gather_rows(keys)
         _, bank = self.memory_bank(keys, update=training)
-        return log_mean_potential(
-            z_a,
+        uniform = log_mean_potential(
+            queries,
             self.t,
-            queue=bank.to(z_a),
+            queue=bank.to(queries),
             intra_batch=self.intra_batch,
-            gather_distributed=self.gather_distributed,
+            gather_distributed=gather,
             backend=self.backend,
         )
+        loss = self.align_weight * align + self.uniform_weight * uniform
+        return losses.AlignUniformTerms(loss, align, uniform)
