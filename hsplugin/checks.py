@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 import torch
@@ -54,20 +54,6 @@ def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
             f"{'a pair takes two' if min_rows == 2 else 'it is empty'}; use a larger batch "
             f"(drop_last=True keeps a data loader from ending on a small one)"
         )
-
-
-def check_views(views: Mapping[str, Tensor], *, min_rows: int = 1) -> None:
-    """Refuse named tensors that are not views: features of one shape, dtype and device.
-
-    Raises:
-        TypeError: As :func:`check_pair`.
-        ValueError: As :func:`check_pair`.
-    """
-    first, *others = views
-    a = views[first]
-    check_features(first, a, min_rows=min_rows)
-    for name in others:
-        check_pair(first, a, name, views[name], min_rows=min_rows)
 
 
 def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, min_rows: int = 1) -> None:

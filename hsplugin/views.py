@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hsplugin.checks import check_t, check_views, computing_dtype
+from hsplugin.checks import check_features, check_pair, check_t, computing_dtype
 from hsplugin.functional import (
     pair_distances,
     power_of_length,
@@ -25,16 +25,8 @@ Pairs = Sequence[tuple[int, int]]
 class Terms(NamedTuple):
     """What is computed from views, and how.
 
-    Attributes:
-        pairs: Indices of the two views of each pair that alignment averages over; without pairs
-            alignment is 0.
-        align_weight: Weight of alignment in the loss.
-        uniform_weight: Weight of uniformity in the loss.
-        alpha: Exponent of alignment, above 0.
-        t: Inverse width of the Gaussian of uniformity, above 0 and at most 1e37.
-        normalize: Whether to scale rows to unit length first.
-        gather_distributed: Whether both terms reach over the batches of every rank.
-        backend: Which engine computes uniformity.
+    ``pairs`` holds the indices of the two views of each pair that alignment averages over; without
+    pairs alignment is 0. The other fields are those of :class:`hsplugin.AlignUniformLoss`.
     """
 
     pairs: Pairs
@@ -61,7 +53,10 @@ def stack_views(views: Mapping[str, Tensor], *, min_rows: int, gather_distribute
     """
     if gather_distributed and world_size() > 1:
         min_rows = 0  # a rank without rows must take part in the collectives, or the others hang
-    check_views(views, min_rows=min_rows)
+    first, *others = views
+    check_features(first, views[first], min_rows=min_rows)
+    for name in others:
+        check_pair(first, views[first], name, views[name], min_rows=min_rows)
     return torch.stack(tuple(views.values()))
 
 

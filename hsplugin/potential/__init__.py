@@ -87,40 +87,22 @@ def log_mean_potential(
         raise ValueError(
             "include_self=True needs the pairs within x; it contradicts intra_batch=False"
         )
-    return mean_potential(
-        x,
-        t,
-        queue=queue,
-        intra_batch=intra_batch,
-        include_self=include_self,
-        gather_distributed=gather_distributed,
-        backend=backend,
-    )
+    return mean_potential(x, t, queue, intra_batch, include_self, gather_distributed, backend)
 
 
 def mean_potential(
     x: Tensor,
     t: float,
-    *,
     queue: Tensor | None = None,
     intra_batch: bool = True,
     include_self: bool = False,
     gather_distributed: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Mean over sets of rows of their log-mean potentials, for features already checked.
+    """Mean over sets of rows of their log-mean potentials, for arguments already checked.
 
-    Args:
-        x: One set of features (n, d), or several (v, n, d).
-        t: Inverse width of the Gaussian.
-        queue: As of :func:`log_mean_potential`, the same for every set.
-        intra_batch: As of :func:`log_mean_potential`.
-        include_self: As of :func:`log_mean_potential`.
-        gather_distributed: As of :func:`log_mean_potential`; one collective for all sets.
-        backend: As of :func:`log_mean_potential`.
-
-    Returns:
-        A scalar, float64 for float64 features and float32 for all others.
+    Takes one set (n, d) or several (v, n, d), with one collective for all sets; the rest is as in
+    :func:`log_mean_potential`.
 
     Raises:
         ValueError: If there are no pairs, or the backend cannot take these features.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +12,8 @@ from torch import Tensor
 from hsplugin.checks import computing_dtype
 from hsplugin.potential import distributed, gram, reference, tiled
 
-
-class _Sum(NamedTuple):
-    """One rank's sum over some kind of pair: how much each pair counts, log S, and the pull."""
-
-    share: float
-    log: Tensor
-    pull: Tensor | None
+# A sum over pairs on this rank: how much each pair counts, the logarithm of the sum, its pull.
+_Sum = tuple[float, Tensor, Tensor | None]
 
 
 def value_and_gradient(
@@ -60,24 +55,21 @@ def value_and_gradient(
             f"x has {n_all} row(s) over all ranks, but a pair takes two; use a larger batch"
         )
 
+    def accumulate(rows: Tensor, columns: Tensor, own_offset: int | None) -> Any:
+        return engine.accumulate(
+            rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
+        )
+
     def sums(rows: Tensor, columns: Tensor) -> list[_Sum]:
         if n == 0:  # all rows are on other ranks
-            return [_Sum(1.0, rows.new_full((), -math.inf, dtype=torch.float64), None)]
-        found = []
-        if pairs_within:
-            # The engine sums over ordered pairs, and so twice over each pair.
-            sum_ = engine.accumulate(
-                rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
-            )
-            found.append(_Sum(0.5, *sum_))
-        if include_self:
-            # A row's pair with itself weighs one and has no gradient, but must propagate NaN.
-            found.append(_Sum(0.5, math.log(n) + 0 * rows.sum(dtype=torch.float64), None))
+            return [(1.0, rows.new_full((), -math.inf, dtype=torch.float64), None)]
+        found: list[_Sum] = []
+        if pairs_within:  # each counts half, as the engine sums over ordered pairs
+            found.append((0.5, *accumulate(rows, columns, own_offset)))
+        if include_self:  # these weigh one and have no gradient, but must propagate NaN
+            found.append((0.5, math.log(n) + 0 * rows.sum(dtype=torch.float64), None))
         if queue is not None:
-            sum_ = engine.accumulate(
-                rows, queue.contiguous(), t, own_offset=None, need_gradient=need_gradient
-            )
-            found.append(_Sum(1.0, *sum_))
+            found.append((1.0, *accumulate(rows, queue.contiguous(), None)))
         return found
 
     sets = x.unbind() if x.dim() == 3 else (x,)
@@ -86,7 +78,10 @@ def value_and_gradient(
         columns = everyone.unbind() if x.dim() == 3 else (everyone,)
     sums_of = [sums(*pair) for pair in zip(sets, columns, strict=True)]
     log_totals = torch.stack(
-        [torch.stack([s.log + math.log(s.share) for s in of]).logsumexp(0) for of in sums_of]
+        [
+            torch.stack([log + math.log(share) for share, log, _ in of]).logsumexp(0)
+            for of in sums_of
+        ]
     )
     if ranks > 1:
         log_totals = distributed.add_in_log_space(log_totals)
