@@ -87,8 +87,8 @@ class AlignLoss(_SphereLoss):
             gradient are those of one process with the whole batch, uneven batches included.
 
     Raises:
-        TypeError: If alpha is no number.
-        ValueError: If alpha <= 0, or gathering is asked of a torch without torch.distributed.
+        TypeError: If alpha is not a number.
+        ValueError: If alpha <= 0, or torch.distributed is missing.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class AlignLoss(_SphereLoss):
 class UniformLoss(_SphereLoss):
     r"""Uniformity of features: :math:`\log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}`.
 
-    Given two views it is the mean of both, as in the paper's training loss.
+    For two views it is the mean of both, as in the paper's training loss.
 
     Args:
         t: Inverse width of the Gaussian, above 0 and at most 1e37.
@@ -120,7 +120,7 @@ class UniformLoss(_SphereLoss):
         backend: Which engine computes it: "auto", "reference", "tiled" or "triton".
 
     Raises:
-        TypeError: If t is no number.
+        TypeError: If t is not a number.
         ValueError: If t is out of range, the backend is unknown, or torch.distributed is missing.
     """
 
@@ -154,7 +154,7 @@ class UniformLoss(_SphereLoss):
 
 
 class AlignUniformTerms(NamedTuple):
-    """The loss and the two terms it weighs, each a scalar tensor.
+    """The loss and its two terms, each a scalar tensor.
 
     Attributes:
         loss: ``align_weight * align + uniform_weight * uniform``.
@@ -168,7 +168,7 @@ class AlignUniformTerms(NamedTuple):
 
 
 class AlignUniformLoss(_SphereLoss):
-    r"""The paper's training loss over two views a and b, in place of any two-view criterion.
+    r"""The paper's training loss over two views a and b, a replacement for any two-view criterion.
 
     .. math::
         w_a \frac1N \sum_i \|a_i - b_i\|_2^\alpha + w_u \frac{U(a) + U(b)}{2}, \qquad
@@ -182,12 +182,12 @@ class AlignUniformLoss(_SphereLoss):
         alpha: Exponent of alignment, above 0.
         t: Inverse width of the Gaussian in uniformity, above 0 and at most 1e37.
         normalize: Whether to scale features to unit length first.
-        gather_distributed: Let both terms reach over the batches of every rank; value and, after
+        gather_distributed: Compute both terms over the batches of every rank; value and, after
             DDP's averaging, gradient are those of one process with the whole batch.
         backend: Which engine computes uniformity: "auto", "reference", "tiled" or "triton".
 
     Raises:
-        TypeError: If a weight, alpha or t is no number.
+        TypeError: If a weight, alpha or t is not a number.
         ValueError: If alpha or t is not above 0, a weight is not finite or below 0, the backend is
             unknown, or torch.distributed is missing.
 
@@ -226,13 +226,13 @@ class AlignUniformLoss(_SphereLoss):
         """Return the scalar loss of two views (N, d) of the same samples, N >= 2.
 
         Raises:
-            TypeError: If a view is no floating-point tensor or their dtypes differ.
+            TypeError: If a view is not a floating-point tensor, or dtypes differ.
             ValueError: If the views differ in shape or device, or have fewer than two rows.
         """
         return self.components(z_a, z_b).loss
 
     def components(self, z_a: Tensor, z_b: Tensor) -> AlignUniformTerms:
-        """Return the loss with its two terms, differentiable as :meth:`forward` is."""
+        """Return the loss with its two terms, differentiable like :meth:`forward`."""
         return self.of_views({"z_a": z_a, "z_b": z_b}, PAIR)
 
     def of_views(

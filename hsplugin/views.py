@@ -23,7 +23,7 @@ Pairs = Sequence[tuple[int, int]]
 
 
 class Terms(NamedTuple):
-    """What is computed from views, and how.
+    """Settings of the loss over views.
 
     ``pairs`` holds the indices of the two views of each pair that alignment averages over; without
     pairs alignment is 0. The other fields are those of :class:`hsplugin.AlignUniformLoss`.
@@ -48,7 +48,7 @@ def stack_views(views: Mapping[str, Tensor], *, min_rows: int, gather_distribute
         gather_distributed: Whether the loss gathers over ranks.
 
     Raises:
-        TypeError: If a view is no floating-point tensor, or dtypes differ.
+        TypeError: If a view is not a floating-point tensor, or dtypes differ.
         ValueError: If views differ in shape or device, or have too few rows.
     """
     if gather_distributed and world_size() > 1:
@@ -83,13 +83,13 @@ def align_uniform(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted loss, mean alignment over pairs of views (v, n, d), and mean uniformity of views.
 
     In eager execution this is one autograd node with its gradient in closed form, because in small
-    batches every node of plain operations takes as long as its arithmetic.
+    batches every node of plain operations takes as long as its arithmetic. Overwrites the views.
 
     Returns:
         Three scalars, float64 for float64 features and float32 for all others.
 
     Raises:
-        TypeError: If t is no number.
+        TypeError: If t is not a number.
         ValueError: If t is out of range, no two rows make a pair, or the backend cannot take these
             features.
         RuntimeError: If differentiated twice, or in forward mode.

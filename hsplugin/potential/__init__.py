@@ -36,7 +36,7 @@ def log_mean_potential(
 ) -> Tensor:
     r"""Logarithm of the mean of :math:`e^{-t \|x_i - x_j\|^2}` over pairs, differentiable in x.
 
-    Which pairs count:
+    The pairs:
 
     ================================  ==========================================================
     x alone                           the N (N - 1) / 2 pairs i < j
@@ -46,25 +46,26 @@ def log_mean_potential(
     ``queue``, not ``intra_batch``    the N K of x and queue
     ================================  ==========================================================
 
-    Half-precision features are computed with in float32, also under autocast. Memory beyond the
-    features is O(N d). The second derivative is not provided: asking for it is an error.
+    Half-precision features are computed in float32, also under autocast. Memory beyond the
+    features is O(N d). The second derivative is refused with an error.
 
     Args:
         x: Features, shape (N, d).
         t: Inverse width of the Gaussian, above 0 and at most 1e37.
-        queue: Features (K, d) that take no gradient, of x's dtype and device.
+        queue: Features (K, d) without gradient, of x's dtype and device.
         intra_batch: Whether pairs within x count when there is a queue.
         include_self: Whether each row also pairs with itself.
-        gather_distributed: Let x be the rows of all ranks together. The value is the same on every
-            rank, and DDP's averaging of gradients yields that of one process with all rows.
-            The queue is taken to be the same on every rank.
+        gather_distributed: Compute over the rows of all ranks. The value is the same on every
+            rank, and DDP's averaged gradient is that of one process with all rows. The queue must
+            be the same on every rank.
         backend: "auto" (the fastest engine for the device), "reference", "tiled" or "triton".
 
     Returns:
         A scalar, float64 for float64 features and float32 for all others.
 
     Raises:
-        TypeError: If x or queue is no floating-point tensor, their dtypes differ, or t no number.
+        TypeError: If x or queue is not a floating-point tensor, dtypes differ, or t is not a
+            number.
         ValueError: If a shape or device is wrong, there are no pairs, t is out of range, the
             backend is unknown or cannot take these features, or options contradict each other.
         RuntimeError: If differentiated twice, or in forward mode.
@@ -127,10 +128,10 @@ def mean_potential(
 
 
 def check_backend(backend: object) -> str:
-    """Return the name of a backend, or say which exist.
+    """Return the name of a backend, or refuse it and list the backends.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         ValueError: If there is no such backend.
     """
     if not isinstance(backend, str):
@@ -147,6 +148,7 @@ def is_traced(x: Tensor) -> bool:
     """
     return (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or _forward_mode()
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.is_meta

@@ -18,7 +18,7 @@ except ImportError as error:
 
 
 class AlignUniformLoss(losses.AlignUniformLoss):
-    r"""Takes the place of any two-view Lightly criterion; features are normalised inside.
+    r"""A replacement for any two-view Lightly criterion; features are normalised inside.
 
     Without a memory bank it is :class:`hsplugin.AlignUniformLoss`. With one it is the MoCo form:
     z_a are queries, z_b keys, and uniformity is that of the queries against each other and the
@@ -38,14 +38,14 @@ class AlignUniformLoss(losses.AlignUniformLoss):
         alpha: Exponent of alignment, above 0.
         t: Inverse width of the Gaussian in uniformity, above 0.
         normalize: Whether to scale features to unit length first.
-        gather_distributed: Let both terms reach over the batches of every rank, and gather keys
+        gather_distributed: Compute both terms over the batches of every rank, and gather keys
             before they join the memory bank.
         backend: Which engine computes uniformity: "auto", "reference", "tiled" or "triton".
-        memory_bank_size: Keys to remember, best given as (number, dimension); 0 for none.
-        intra_batch: With a memory bank, whether pairs within the batch count too.
+        memory_bank_size: Size of the bank, preferably as (number, dimension); 0 for none.
+        intra_batch: Whether pairs within the batch count beside the memory bank.
 
     Raises:
-        TypeError: If a weight, alpha or t is no number.
+        TypeError: If a weight, alpha or t is not a number.
         ValueError: If alpha or t is not above 0, a weight is not finite or below 0, the backend is
             unknown, the bank's size is negative, or torch.distributed is missing.
 

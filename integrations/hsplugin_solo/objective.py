@@ -32,7 +32,7 @@ class ManyCropLoss(nn.Module):
             :class:`hsplugin.AlignUniformLoss` takes them.
 
     Raises:
-        TypeError: If a setting is no number.
+        TypeError: If a setting is not a number.
         ValueError: If a setting is out of its range.
     """
 
