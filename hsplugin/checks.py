@@ -1,7 +1,7 @@
-"""What a caller may pass, checked by looking at shapes and types only.
+"""Checks of arguments, by shape and type only.
 
-No check here reads the values of a tensor: in a training step that would make the host wait for
-the GPU, and NaN has to reach the loss, where a gradient scaler looks for it.
+No check reads the values of a tensor: in a training step the host would wait for the GPU, and NaN
+must reach the loss, where a gradient scaler looks for it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-# Rows shorter than this have no direction worth following; the derivative of the direction, which
-# is one over the length, would be all that an optimiser sees.
+# Shorter rows have no meaningful direction. The derivative of the direction, one over the length,
+# would dominate every gradient.
 SHORTEST_ROW = 1e-6
-# What exponents and gradients are multiplied by, up to 4t, has to fit into float32.
+# Factors of exponents and gradients, up to 4t, must fit into float32.
 T_LIMIT = 1e37
 
 
@@ -57,7 +57,7 @@ def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
 
 
 def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, min_rows: int = 1) -> None:
-    """Refuse what are not two views: features of one shape, dtype and device.
+    """Refuse tensors that are not two views: features of one shape, dtype and device.
 
     Raises:
         TypeError: As :func:`check_features`, or if they differ in dtype.
@@ -104,7 +104,7 @@ def check_positive(name: str, value: object) -> float:
         TypeError: If it is no real number.
         ValueError: If it is not finite or not above zero.
     """
-    if type(value) is float and 0 < value < math.inf:  # what a small batch would notice
+    if type(value) is float and 0 < value < math.inf:  # fast path for small batches
         return value
     number = check_number(name, value)
     if number <= 0:
@@ -143,10 +143,10 @@ def check_number(name: str, value: object) -> float:
 
 
 def check_integer(name: str, value: object, *, least: int) -> int:
-    """Return a whole number that is large enough.
+    """Return an integer of at least ``least``.
 
     Raises:
-        TypeError: If it is no integer.
+        TypeError: If it is not an integer.
         ValueError: If it is below ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -157,12 +157,12 @@ def check_integer(name: str, value: object, *, least: int) -> int:
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, which near matches exist, and what is known.
+    """A message that a name is unknown, with near matches and all known names.
 
     Args:
-        what: What the name stands for, such as ``"method"``.
-        given: The name as the user wrote it.
-        known: Every name that would have been understood.
+        what: The kind of name, such as ``"method"``.
+        given: The name the user wrote.
+        known: Every known name.
 
     Example:
         >>> unknown("method", "simclrr", ["simclr", "byol"])
@@ -175,5 +175,5 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which features are computed with: float64 as it is, all others float32."""
+    """The dtype of computation: float64 for float64 features, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -12,7 +12,7 @@ from hsplugin.errors import CommandError
 # Subcommand -> (module, one line of help). A module offers add_arguments(parser) and
 # run(args) -> exit status. Torch is imported already; slower packages wait for run().
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("hsplugin.run", "run a solo-learn script with the methods of hsplugin registered"),
+    "run": ("hsplugin_solo.run", "run a solo-learn script with the methods of hsplugin registered"),
     "compare": (
         "hsplugin.compare.command",
         "train methods under one budget and compare their geometry and accuracy",

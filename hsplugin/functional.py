@@ -1,4 +1,4 @@
-"""The paper's formulas: alignment, uniformity and the least uniformity that can be attained.
+"""The paper's formulas: alignment, uniformity and the least possible uniformity.
 
 Source: Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and
 Uniformity on the Hypersphere", ICML 2020, https://arxiv.org/abs/2005.10242.
@@ -18,26 +18,32 @@ from hsplugin.potential import log_mean_potential
 def unit_rows(x: Tensor) -> Tensor:
     r"""Scale each row to unit length: :math:`x_i / \|x_i\|_2`, with a bounded gradient.
 
-    Rows shorter than 1e-6 are left as they are, so that a zero row stays zero and passes its
-    gradient on unchanged instead of multiplied by one over its length. NaN stays NaN, and rows too
-    long for the dtype to hold their squares, 1.8e19 in float32, become it.
+    Rows shorter than 1e-6 stay unchanged, so a zero row stays zero and its gradient is not
+    multiplied by one over its length. NaN stays NaN, and so become rows whose squared length
+    overflows the dtype, longer than 1.8e19 in float32.
 
     Args:
-        x: Features, shape (N, d), of any floating dtype.
+        x: Features, shape (..., d), of any floating dtype.
 
     Returns:
         Unit rows, float64 for float64 features and float32 for all others.
     """
     x = x.to(computing_dtype(x.dtype))
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    norms = norms + 0 * norms  # of an infinite one NaN, or finite rows would become zero
-    return x / norms.masked_fill(norms < SHORTEST_ROW, 1.0)
+    return x / row_lengths(x)
+
+
+def row_lengths(x: Tensor) -> Tensor:
+    """What :func:`unit_rows` divides rows (..., d) by, shape (..., 1)."""
+    norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # Finite rows divided by an infinite length would become zero and not NaN.
+    norms = norms.nan_to_num(nan=math.nan, posinf=math.nan)
+    return torch.nn.functional.threshold(norms, SHORTEST_ROW, 1.0)
 
 
 def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
     r"""Mean distance of positive pairs, :math:`\frac1N \sum_i \|x_i - y_i\|_2^\alpha`.
 
-    Does not normalise; on unit vectors the value lies in [0, 2^alpha] and less is better. For
+    Does not normalise; on unit vectors the value lies in [0, 2^alpha], lower is better. For
     alpha < 2 identical pairs get the subgradient zero.
 
     Args:
@@ -49,7 +55,8 @@ def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
         A scalar, float64 for float64 features and float32 for all others.
 
     Raises:
-        TypeError: If the views are not floating-point tensors of one dtype, or alpha no number.
+        TypeError: If the views are not floating-point tensors of one dtype, or alpha is not a
+            number.
         ValueError: If the views differ in shape or device, are empty, or alpha <= 0.
 
     Example:
@@ -63,10 +70,15 @@ def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
 
 
 def pair_distances(x: Tensor, y: Tensor, alpha: float) -> Tensor:
-    r"""The terms of :func:`align_loss`: :math:`\|x_i - y_i\|_2^\alpha` for each i, shape (N,)."""
+    r"""The terms of :func:`align_loss`: :math:`\|x_i - y_i\|_2^\alpha` for rows (..., d)."""
     dtype = computing_dtype(x.dtype)
-    squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=1)
-    squared = squared + 0 * squared  # an infinite feature makes the loss NaN, as elsewhere
+    squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=-1)
+    # An infinite feature makes the loss NaN, as elsewhere.
+    return power_of_length(squared.nan_to_num(nan=math.nan, posinf=math.nan), alpha)
+
+
+def power_of_length(squared: Tensor, alpha: float) -> Tensor:
+    """Lengths to the power alpha from their squares, with the subgradient zero at zero."""
     if alpha == 2:
         return squared
     if alpha > 2:
@@ -86,25 +98,26 @@ def uniform_loss(
 ) -> Tensor:
     r"""Log-mean Gaussian potential, :math:`\log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}`.
 
-    Does not normalise; on unit vectors the value lies in [-4t, 0] and less is better. Its infimum
+    Does not normalise; on unit vectors the value lies in [-4t, 0], lower is better. Its infimum
     over distributions on the sphere is :func:`uniformity_optimum`; the estimate from a small
-    batch can fall below that. Exact for every t, in O(N d) memory.
+    batch can fall below it. Exact for every t, in O(N d) memory.
 
     Args:
         x: Features, shape (N, d).
         t: Inverse width of the Gaussian, above 0 and at most 1e37.
-        queue: Further features (K, d) without gradient, as of a memory bank. The mean is then over
+        queue: More features (K, d) without gradient, such as a memory bank. The mean is then over
             the N K pairs of x and queue and, if ``intra_batch``, the N (N - 1) / 2 within x.
         intra_batch: Whether pairs within x count when there is a queue.
-        include_self: Take all N^2 ordered pairs of x, each with itself too (the V-statistic).
+        include_self: Use all N^2 ordered pairs of x, self-pairs included (the V-statistic).
 
     Returns:
         A scalar, float64 for float64 features and float32 for all others.
 
     Raises:
-        TypeError: If the features are not floating-point tensors of one dtype, or t no number.
+        TypeError: If the features are not floating-point tensors of one dtype, or t is not a
+            number.
         ValueError: If a shape is wrong, there are no pairs, t is out of range, or the options
-            contradict.
+            contradict each other.
 
     Example:
         >>> import torch
@@ -115,7 +128,7 @@ def uniform_loss(
 
 
 def uniformity_optimum(dim: int, t: float = 2.0) -> float:
-    r"""Least uniformity of any distribution on the unit sphere of R^dim: the uniform one's.
+    r"""Uniformity of the uniform distribution on the unit sphere of R^dim, the least of all.
 
     .. math:: -2t + \log {}_0F_1\left(; \tfrac{dim}{2}; t^2\right)
 
@@ -124,7 +137,7 @@ def uniformity_optimum(dim: int, t: float = 2.0) -> float:
         t: Inverse width of the Gaussian, above 0.
 
     Raises:
-        TypeError: If dim is no integer or t no number.
+        TypeError: If dim is not an integer or t is not a number.
         ValueError: If dim < 1 or t <= 0.
 
     Example:
@@ -135,8 +148,8 @@ def uniformity_optimum(dim: int, t: float = 2.0) -> float:
     t = check_positive("t", t)
     order = dim / 2 - 1
     if t > max(100, order**2 / 20):
-        # The expansion of the Bessel function I_order(2t) for large arguments (DLMF 10.40.1), as
-        # the series below would take t steps.
+        # The series below would take t steps, so use the expansion of the Bessel function
+        # I_order(2t) for large arguments (DLMF 10.40.1).
         total = term = 1.0
         k = 0
         while abs(term) > 1e-17:
@@ -149,8 +162,8 @@ def uniformity_optimum(dim: int, t: float = 2.0) -> float:
             - math.log(4 * math.pi * t) / 2
             + math.log(total)
         )
-    # The series sum_k t^(2k) / (k! (dim/2)_k) has positive terms that grow until k (k + dim/2) =
-    # t^2, so k < t; summed relative to its largest term it neither overflows nor cancels.
+    # The terms of sum_k t^(2k) / (k! (dim/2)_k) are positive and grow until k (k + dim/2) = t^2,
+    # where k < t. Summing relative to the largest term avoids overflow and cancellation.
     largest = log_sum = 0.0
     log_term, k = 0.0, 0
     while k <= t or log_term > largest - 40:

@@ -1,34 +1,34 @@
-"""The losses as modules: they normalise, gather over ranks, and name their terms."""
+"""The losses as modules: they normalise, gather over ranks, and name their terms.
+
+Views are checked and stacked once to (v, n, d), normalised once, and take one path through
+alignment and the potential.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hsplugin.checks import (
-    check_features,
-    check_number,
-    check_pair,
-    check_positive,
-    check_t,
-)
-from hsplugin.functional import pair_distances, unit_rows
-from hsplugin.potential import check_backend, is_traced, log_mean_potential
-from hsplugin.potential.distributed import mean_over_ranks, world_size
-from hsplugin.small_batch import align_uniform_terms
+from hsplugin.checks import check_number, check_positive, check_t
+from hsplugin.functional import unit_rows
+from hsplugin.potential import check_backend, is_traced
+from hsplugin.views import Terms, align_uniform, mean_alignment, stack_views
 
-# How far from one a norm may lie before features cannot be meant as points on the sphere.
+# Features whose norms differ from one by more than this are not meant to lie on the sphere.
 CLEARLY_UNNORMALISED = 1e-2
-# No norm differs from one by this: a GPU has not come to write the difference yet.
-_NOT_YET = -1.0
+# The indices of two views.
+PAIR = ((0, 1),)
+# Sentinel: the asynchronous copy of the norms' error from a GPU has not finished.
+_PENDING = -1.0
 
 
 class _SphereLoss(nn.Module):
-    """What the losses share: how features get onto the sphere, and over which ranks they reach."""
+    """Shared by the losses: how views get onto the sphere, and whether ranks are gathered."""
 
     def __init__(self, normalize: bool, gather_distributed: bool) -> None:
         super().__init__()
@@ -42,55 +42,39 @@ class _SphereLoss(nn.Module):
         self._norm_error: Tensor | None = None
         self._norms_checked = normalize
 
-    def _gathers(self) -> bool:
-        return self.gather_distributed and world_size() > 1
-
-    def _check(self, z_a: Tensor, z_b: Tensor) -> None:
-        # A rank that alone has no rows must take part, or the others would wait for it for ever.
-        check_pair("z_a", z_a, "z_b", z_b, min_rows=0 if self._gathers() else 1)
-
-    def _views(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(z_a, z_b)
-        return self._on_sphere("z_a", z_a), self._on_sphere("z_b", z_b)
-
-    def _on_sphere(self, name: str, z: Tensor) -> Tensor:
-        if self.normalize:
-            return unit_rows(z)
+    def _stack(self, views: Mapping[str, Tensor], min_rows: int = 2) -> Tensor:
+        """The views, checked, as one tensor (v, n, d)."""
+        z = stack_views(views, min_rows=min_rows, gather_distributed=self.gather_distributed)
         if not self._norms_checked and not is_traced(z):
-            self._warn_if_unnormalised(name, z.detach())
+            self._warn_if_unnormalised(z.detach())
         return z
 
+    def _on_sphere(self, views: Tensor) -> Tensor:
+        return unit_rows(views) if self.normalize else views
+
     @torch.no_grad()
-    def _warn_if_unnormalised(self, name: str, z: Tensor) -> None:
-        """Look at the first batch's norms; on a GPU read them when a later step finds them done."""
+    def _warn_if_unnormalised(self, z: Tensor) -> None:
+        """Check the norms of the first batch; on a GPU, read them once a later step has them."""
         if self._norm_error is None:
-            error = (torch.linalg.vector_norm(z.float(), dim=1) - 1).abs().max()
-            # Not an event to ask, because modules that hold one can be neither copied nor saved.
+            if z.numel() == 0:
+                return
+            error = (torch.linalg.vector_norm(z.float(), dim=-1) - 1).abs().max()
+            # Not a CUDA event: modules that hold one can be neither copied nor saved.
             self._norm_error = torch.full(
-                (), _NOT_YET, dtype=error.dtype, device="cpu", pin_memory=z.is_cuda
+                (), _PENDING, dtype=error.dtype, device="cpu", pin_memory=z.is_cuda
             )
             self._norm_error.copy_(error, non_blocking=z.is_cuda)
         error_value = float(self._norm_error)
-        if error_value == _NOT_YET:
+        if error_value == _PENDING:
             return
         self._norms_checked = True
         if error_value > CLEARLY_UNNORMALISED:
             warnings.warn(
-                f"{type(self).__name__}(normalize=False) was given {name} whose row norms differ "
+                f"{type(self).__name__}(normalize=False) was given features whose row norms differ "
                 f"from 1 by up to {error_value:.3g}. Alignment and uniformity are defined on the "
                 f"unit sphere: pass normalize=True or normalise the features first.",
                 stacklevel=5,
             )
-
-    def _align(self, z_a: Tensor, z_b: Tensor, alpha: float) -> Tensor:
-        distances = pair_distances(z_a, z_b, alpha)
-        return mean_over_ranks(distances) if self.gather_distributed else distances.mean()
-
-    def _uniform(self, z: Tensor, t: float, backend: str) -> Tensor:
-        return log_mean_potential(z, t, gather_distributed=self.gather_distributed, backend=backend)
-
-    def _mean_uniform(self, z_a: Tensor, z_b: Tensor, t: float, backend: str) -> Tensor:
-        return (self._uniform(z_a, t, backend) + self._uniform(z_b, t, backend)) / 2
 
 
 class AlignLoss(_SphereLoss):
@@ -103,8 +87,8 @@ class AlignLoss(_SphereLoss):
             gradient are those of one process with the whole batch, uneven batches included.
 
     Raises:
-        TypeError: If alpha is no number.
-        ValueError: If alpha <= 0, or gathering is asked of a torch without torch.distributed.
+        TypeError: If alpha is not a number.
+        ValueError: If alpha <= 0, or torch.distributed is missing.
     """
 
     def __init__(
@@ -115,7 +99,8 @@ class AlignLoss(_SphereLoss):
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the scalar loss of two views (N, d); see :func:`hsplugin.align_loss`."""
-        return self._align(*self._views(z_a, z_b), self.alpha)
+        views = self._on_sphere(self._stack({"z_a": z_a, "z_b": z_b}, min_rows=1))
+        return mean_alignment(views, PAIR, self.alpha, gather_distributed=self.gather_distributed)
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(loss)``."""
@@ -125,7 +110,7 @@ class AlignLoss(_SphereLoss):
 class UniformLoss(_SphereLoss):
     r"""Uniformity of features: :math:`\log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}`.
 
-    Given two views it is the mean of both, as in the paper's training loss.
+    For two views it is the mean of both, as in the paper's training loss.
 
     Args:
         t: Inverse width of the Gaussian, above 0 and at most 1e37.
@@ -135,7 +120,7 @@ class UniformLoss(_SphereLoss):
         backend: Which engine computes it: "auto", "reference", "tiled" or "triton".
 
     Raises:
-        TypeError: If t is no number.
+        TypeError: If t is not a number.
         ValueError: If t is out of range, the backend is unknown, or torch.distributed is missing.
     """
 
@@ -153,10 +138,15 @@ class UniformLoss(_SphereLoss):
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:
         """Return the scalar loss of one or two views (N, d); see :func:`hsplugin.uniform_loss`."""
-        if z_b is None:
-            check_features("z_a", z_a, min_rows=0 if self._gathers() else 1)
-            return self._uniform(self._on_sphere("z_a", z_a), self.t, self.backend)
-        return self._mean_uniform(*self._views(z_a, z_b), self.t, self.backend)
+        views = self._stack({"z_a": z_a} if z_b is None else {"z_a": z_a, "z_b": z_b})
+        terms = Terms(
+            pairs=(),
+            t=self.t,
+            normalize=self.normalize,
+            gather_distributed=self.gather_distributed,
+            backend=self.backend,
+        )
+        return align_uniform(views, terms)[2]
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(loss)``."""
@@ -164,7 +154,7 @@ class UniformLoss(_SphereLoss):
 
 
 class AlignUniformTerms(NamedTuple):
-    """The loss and the two terms it weighs, each a scalar tensor.
+    """The loss and its two terms, each a scalar tensor.
 
     Attributes:
         loss: ``align_weight * align + uniform_weight * uniform``.
@@ -178,7 +168,7 @@ class AlignUniformTerms(NamedTuple):
 
 
 class AlignUniformLoss(_SphereLoss):
-    r"""The paper's training loss over two views a and b, in place of any two-view criterion.
+    r"""The paper's training loss over two views a and b, a replacement for any two-view criterion.
 
     .. math::
         w_a \frac1N \sum_i \|a_i - b_i\|_2^\alpha + w_u \frac{U(a) + U(b)}{2}, \qquad
@@ -192,12 +182,12 @@ class AlignUniformLoss(_SphereLoss):
         alpha: Exponent of alignment, above 0.
         t: Inverse width of the Gaussian in uniformity, above 0 and at most 1e37.
         normalize: Whether to scale features to unit length first.
-        gather_distributed: Let both terms reach over the batches of every rank; value and, after
+        gather_distributed: Compute both terms over the batches of every rank; value and, after
             DDP's averaging, gradient are those of one process with the whole batch.
         backend: Which engine computes uniformity: "auto", "reference", "tiled" or "triton".
 
     Raises:
-        TypeError: If a weight, alpha or t is no number.
+        TypeError: If a weight, alpha or t is not a number.
         ValueError: If alpha or t is not above 0, a weight is not finite or below 0, the backend is
             unknown, or torch.distributed is missing.
 
@@ -236,40 +226,40 @@ class AlignUniformLoss(_SphereLoss):
         """Return the scalar loss of two views (N, d) of the same samples, N >= 2.
 
         Raises:
-            TypeError: If a view is no floating-point tensor or their dtypes differ.
+            TypeError: If a view is not a floating-point tensor, or dtypes differ.
             ValueError: If the views differ in shape or device, or have fewer than two rows.
         """
         return self.components(z_a, z_b).loss
 
     def components(self, z_a: Tensor, z_b: Tensor) -> AlignUniformTerms:
-        """Return the loss with its two terms, differentiable as :meth:`forward` is."""
-        self._check(z_a, z_b)
-        if self._is_plain():
-            terms = align_uniform_terms(z_a, z_b, self.align_weight, self.uniform_weight, self.t)
-            if terms is not None:
-                return AlignUniformTerms(*terms)
-        z_a, z_b = self._on_sphere("z_a", z_a), self._on_sphere("z_b", z_b)
-        align = self._align(z_a, z_b, self.alpha)
-        uniform = self._uniform_term(z_a, z_b)
-        return AlignUniformTerms(
-            self.align_weight * align + self.uniform_weight * uniform, align, uniform
-        )
+        """Return the loss with its two terms, differentiable like :meth:`forward`."""
+        return self.of_views({"z_a": z_a, "z_b": z_b}, PAIR)
 
-    def _is_plain(self) -> bool:
-        """Whether this is the paper's loss of one process in its usual form."""
-        # Weights may have been made parameters that are learned.
-        numbers = (self.align_weight, self.uniform_weight, self.t)
-        return (
-            self.normalize
-            and self.alpha == 2
-            and self.backend == "auto"
-            and all(type(number) is float for number in numbers)
-            and not self._gathers()
-        )
+    def of_views(
+        self, views: Mapping[str, Tensor], pairs: Sequence[tuple[int, int]]
+    ) -> AlignUniformTerms:
+        """Return the loss and its terms for any number of views (N, d) of the same samples.
 
-    def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """The uniformity that is weighed; a subclass with a memory bank has another."""
-        return self._mean_uniform(z_a, z_b, self.t, self.backend)
+        Args:
+            views: Features by the name that messages call them.
+            pairs: Indices of the two views of each pair that alignment averages over; uniformity
+                averages over the views.
+
+        Raises:
+            TypeError: As :meth:`forward`.
+            ValueError: As :meth:`forward`.
+        """
+        terms = Terms(
+            pairs,
+            self.align_weight,
+            self.uniform_weight,
+            self.alpha,
+            self.t,
+            self.normalize,
+            self.gather_distributed,
+            self.backend,
+        )
+        return AlignUniformTerms(*align_uniform(self._stack(views), terms))
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(loss)``."""

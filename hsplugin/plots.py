@@ -1,6 +1,6 @@
-"""Figures of features on the sphere, each drawn into axes that the caller owns.
+"""Plots of features on the sphere, drawn into axes that the caller owns.
 
-No function touches pyplot, so no figure stays open and no backend of the user is changed.
+No function uses pyplot, so no figure stays open and the user's backend does not change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hsplugin.functional import unit_rows
 
 
 def figure(columns: int, *, width: float = 4.0, height: float = 3.6) -> tuple[Any, list[Any]]:
-    """A figure of some axes side by side that belongs to no window: (figure, axes).
+    """A figure with axes side by side, not tied to a window: (figure, axes).
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -34,17 +34,17 @@ def figure(columns: int, *, width: float = 4.0, height: float = 3.6) -> tuple[An
 
 
 def png(made: Any, dpi: int = 100) -> bytes:
-    """A figure as a PNG file's bytes."""
+    """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def features_on_circle(axes: Any, features: Tensor, labels: Tensor | None = None) -> None:
-    """Features (n, 2) as points of the unit circle, outside them the density of their angles.
+    """Features (n, 2) as points on the unit circle, with the density of their angles around it.
 
-    The density is a von Mises-Fisher kernel estimate, as in the paper's figure 3, drawn so far
-    outside the circle as it is dense; a uniform one is a ring of constant width.
+    The density is a von Mises-Fisher kernel estimate, as in the paper's figure 3; its distance from
+    the circle is proportional to it, so a uniform one is a ring of constant width.
 
     Raises:
         ValueError: If the features do not have two dimensions.
@@ -55,7 +55,7 @@ def features_on_circle(axes: Any, features: Tensor, labels: Tensor | None = None
     angles = torch.atan2(points[:, 1], points[:, 0])
     grid = torch.linspace(-torch.pi, torch.pi, 361)
     concentration = 50.0
-    # exp(k (cos - 1)) is the kernel up to a factor, which the mean over the circle gives back.
+    # exp(k (cos - 1)) is the kernel up to a factor, which the mean over the circle takes out.
     kernel = torch.exp(concentration * (torch.cos(grid[:, None] - angles) - 1)).mean(dim=1)
     density = kernel / kernel[:-1].mean()
     radius = 1 + 0.2 * density / density.max().clamp(min=2.0)
@@ -73,10 +73,10 @@ def features_on_circle(axes: Any, features: Tensor, labels: Tensor | None = None
 
 
 def principal_plane(axes: Any, features: Tensor, labels: Tensor | None = None) -> None:
-    """Unit features (n, d) in the plane of their two first principal directions.
+    """Unit features (n, d) in the plane of their first two principal directions.
 
-    The axes' labels say how much of the variance each direction carries; the circle is the
-    sphere's outline, which features reach only if the plane holds all of them.
+    The axis labels give the share of variance of each direction. The circle is the outline of the
+    sphere; only features that lie in the plane reach it.
 
     Raises:
         ValueError: If the features are not (n, d) with at least two rows and two dimensions.
@@ -122,22 +122,23 @@ def distance_histogram(axes: Any, x: Tensor, y: Tensor, label: str | None = None
 
 
 def trajectory(axes: Any, alignment: Sequence[float], uniformity: Sequence[float]) -> None:
-    """The way of a training through the alignment-uniformity plane; lower left is better.
+    """The path of training through the alignment-uniformity plane; lower left is better.
 
     Raises:
         ValueError: If the two differ in length.
     """
     if len(alignment) != len(uniformity):
         raise ValueError(
-            f"alignment and uniformity must be as long, got {len(alignment)} and {len(uniformity)}"
+            f"alignment and uniformity must have one length, got {len(alignment)} and "
+            f"{len(uniformity)}"
         )
     axes.plot(alignment, uniformity, marker="o", markersize=3, linewidth=1)
     if alignment:
         axes.annotate("start", (alignment[0], uniformity[0]), fontsize=8)
         axes.plot(alignment[-1:], uniformity[-1:], marker="*", markersize=10, color="C3")
-    axes.set(xlabel="alignment", ylabel="uniformity", title="way of the training")
+    axes.set(xlabel="alignment", ylabel="uniformity", title="path of training")
 
 
 def _colours(labels: Tensor | None) -> tuple[Any, str | None]:
-    # Without labels matplotlib warns of a colour map that it has no use for.
+    # Without labels matplotlib warns that the colour map is unused.
     return (None, None) if labels is None else (labels.detach().cpu().numpy(), "tab10")

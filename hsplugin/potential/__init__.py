@@ -2,14 +2,15 @@ r"""The log-mean Gaussian potential over pairs: the one operator behind every lo
 
 Every engine computes the same two quantities in one pass over the pairs, from rows r and columns
 c with weights :math:`w_{ij} = e^{-t \|r_i - c_j\|^2}`: the logarithm of their sum S, and
-:math:`\sum_j w_{ij} (c_j - r_i) / S`, of which the gradient is a multiple. As the upstream
-gradient of a scalar is a scalar, the backward pass only multiplies.
+:math:`\sum_j w_{ij} (c_j - r_i) / S`, which the gradient is a multiple of. The upstream gradient
+of a scalar is a scalar, so the backward pass only multiplies.
+
+:func:`log_mean_potential` checks its arguments. :func:`mean_potential` does not, and takes several
+sets of rows at once, as the views of a loss.
 """
 
 from __future__ import annotations
 
-import math
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from hsplugin.checks import check_compatible, check_features, check_t, computing_dtype, unknown
-from hsplugin.potential import distributed, few, reference, tiled
+from hsplugin.potential import distributed
+from hsplugin.potential.pairs import value_and_gradient
 
 BACKENDS = ("auto", "reference", "tiled", "triton")
 
@@ -34,7 +36,7 @@ def log_mean_potential(
 ) -> Tensor:
     r"""Logarithm of the mean of :math:`e^{-t \|x_i - x_j\|^2}` over pairs, differentiable in x.
 
-    Which pairs count:
+    The pairs:
 
     ================================  ==========================================================
     x alone                           the N (N - 1) / 2 pairs i < j
@@ -44,25 +46,26 @@ def log_mean_potential(
     ``queue``, not ``intra_batch``    the N K of x and queue
     ================================  ==========================================================
 
-    Half-precision features are computed with in float32, also under autocast. Memory beyond the
-    features is O(N d). The second derivative is not provided: asking for it is an error.
+    Half-precision features are computed in float32, also under autocast. Memory beyond the
+    features is O(N d). The second derivative is refused with an error.
 
     Args:
         x: Features, shape (N, d).
         t: Inverse width of the Gaussian, above 0 and at most 1e37.
-        queue: Features (K, d) that take no gradient, of x's dtype and device.
+        queue: Features (K, d) without gradient, of x's dtype and device.
         intra_batch: Whether pairs within x count when there is a queue.
         include_self: Whether each row also pairs with itself.
-        gather_distributed: Let x be the rows of all ranks together. The value is the same on every
-            rank, and DDP's averaging of gradients yields that of one process with all rows.
-            The queue is taken to be the same on every rank.
+        gather_distributed: Compute over the rows of all ranks. The value is the same on every
+            rank, and DDP's averaged gradient is that of one process with all rows. The queue must
+            be the same on every rank.
         backend: "auto" (the fastest engine for the device), "reference", "tiled" or "triton".
 
     Returns:
         A scalar, float64 for float64 features and float32 for all others.
 
     Raises:
-        TypeError: If x or queue is no floating-point tensor, their dtypes differ, or t no number.
+        TypeError: If x or queue is not a floating-point tensor, dtypes differ, or t is not a
+            number.
         ValueError: If a shape or device is wrong, there are no pairs, t is out of range, the
             backend is unknown or cannot take these features, or options contradict each other.
         RuntimeError: If differentiated twice, or in forward mode.
@@ -71,7 +74,7 @@ def log_mean_potential(
     if backend != "auto":
         check_backend(backend)
     if gather_distributed and distributed.world_size() > 1:
-        least_rows = 0  # a rank without rows has to take part all the same
+        least_rows = 0  # a rank without rows takes part in the collectives too
     else:
         least_rows = 2 if queue is None and not include_self and not gather_distributed else 1
     check_features("x", x, min_rows=least_rows)
@@ -85,7 +88,28 @@ def log_mean_potential(
         raise ValueError(
             "include_self=True needs the pairs within x; it contradicts intra_batch=False"
         )
-    # An operator would silently drop what forward mode, if anything is in it, wants to know.
+    return mean_potential(x, t, queue, intra_batch, include_self, gather_distributed, backend)
+
+
+def mean_potential(
+    x: Tensor,
+    t: float,
+    queue: Tensor | None = None,
+    intra_batch: bool = True,
+    include_self: bool = False,
+    gather_distributed: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Mean over sets of rows of their log-mean potentials, for arguments already checked.
+
+    Takes one set (n, d) or several (v, n, d), with one collective for all sets; the rest is as in
+    :func:`log_mean_potential`.
+
+    Raises:
+        ValueError: If there are no pairs, or the backend cannot take these features.
+        RuntimeError: If differentiated twice, or in forward mode.
+    """
+    # A custom operator would silently drop the tangent of forward mode.
     if _forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
         raise RuntimeError(
             "the log-mean potential cannot be differentiated in forward mode; use backward, or "
@@ -99,15 +123,15 @@ def log_mean_potential(
     elif need_gradient:
         value = _Potential.apply(x, arguments)
     else:
-        value = _value_and_gradient(x, *arguments)[0]
+        value = value_and_gradient(x, *arguments)[0]
     return value
 
 
 def check_backend(backend: object) -> str:
-    """Return the name of a backend, or say which exist.
+    """Return the name of a backend, or refuse it and list the backends.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         ValueError: If there is no such backend.
     """
     if not isinstance(backend, str):
@@ -117,107 +141,14 @@ def check_backend(backend: object) -> str:
     return backend
 
 
-def _engine(backend: str, x: Tensor) -> ModuleType:
-    if backend == "reference":
-        return reference
-    if backend == "tiled" or (backend == "auto" and not x.is_cuda):
-        return tiled
-    try:
-        from hsplugin.potential import triton
-    except ImportError:
-        if backend == "auto":
-            return tiled
-        raise
-    if triton.available(x):
-        return triton
-    if backend == "auto":
-        return tiled
-    raise ValueError(
-        f"backend='triton' cannot take {x.dtype} features on {x.device}; use backend='auto'"
-    )
-
-
-def _value_and_gradient(
-    x: Tensor,
-    queue: Tensor | None,
-    t: float,
-    intra_batch: bool,
-    include_self: bool,
-    gather_distributed: bool,
-    backend: str,
-    need_gradient: bool,
-) -> tuple[Tensor, Tensor]:
-    """The value, and its gradient by x (empty unless needed), in one pass over the pairs."""
-    if torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            return _value_and_gradient(
-                x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
-            )
-    rows = x.contiguous()
-    ranks = distributed.world_size() if gather_distributed else 1
-    if backend == "auto" and queue is None and not include_self and ranks == 1:
-        of_few = few.value_and_gradient(rows, t, need_gradient)
-        if of_few is not None:
-            value, gradient = of_few
-            return value, value.new_empty(0) if gradient is None else gradient
-    engine = _engine(backend, x)
-    columns, own_offset = distributed.gather_rows(rows) if ranks > 1 else (rows, 0)
-    n, n_all = len(rows), len(columns)
-
-    def accumulate(columns: Tensor, own_offset: int | None) -> tuple[Tensor, Tensor | None]:
-        if n == 0:  # one of several ranks, of which the others have rows
-            return rows.new_full((), -math.inf, dtype=torch.float64), None
-        return engine.accumulate(  # type: ignore[no-any-return]
-            rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
-        )
-
-    # How much each pair of a sum counts, the logarithm of this rank's sum, and its pull.
-    terms: list[tuple[float, Tensor, Tensor | None]] = []
-    count = 0.0
-    if intra_batch and n_all > 1:
-        # Over ordered pairs the sum is twice as large; so is the gradient over a row's share.
-        terms.append((0.5, *accumulate(columns, own_offset)))
-        count += n_all * (n_all - 1) / 2
-    if include_self:
-        # A row's pair with itself weighs one and has no gradient, but NaN must not be lost in it.
-        log_n = math.log(n) if n else -math.inf
-        terms.append((0.5, log_n + 0 * rows.sum(dtype=torch.float64), None))
-        count += n_all / 2
-    if queue is not None:
-        terms.append((1.0, *accumulate(queue.contiguous(), None)))
-        count += n_all * len(queue)
-    if count == 0:
-        raise ValueError(
-            f"x has {n_all} row(s) over all ranks, but a pair takes two; use a larger batch"
-        )
-    dtype = computing_dtype(x.dtype)
-    if len(terms) == 1 and ranks == 1:  # the usual case, which a small batch would feel
-        share, log_sum, pull = terms[0]
-        value = log_sum.add_(math.log(share / count)).to(dtype)
-        if not need_gradient:
-            return value, rows.new_empty(0, dtype=dtype)
-        if pull is None:
-            return value, torch.zeros_like(rows, dtype=dtype)
-        return value, pull.mul_(2 * t / share)
-    log_total = torch.stack([log_sum + math.log(share) for share, log_sum, _ in terms]).logsumexp(0)
-    if ranks > 1:
-        log_total = distributed.add_in_log_space(log_total)
-    gradient = rows.new_zeros(rows.shape if need_gradient else 0, dtype=dtype)
-    for _, log_sum, pull in terms:
-        if pull is not None:
-            gradient.addcmul_(pull, ((log_sum - log_total).exp() * (2 * t * ranks)).to(dtype))
-    return (log_total - math.log(count)).to(dtype), gradient
-
-
 def is_traced(x: Tensor) -> bool:
-    """Whether something other than plain eager execution looks on, and needs an operator to see.
+    """Whether x is traced, transformed or has no values, so that a custom operator is needed.
 
-    Where it does, x may be without values.
-
-    In eager execution the operator would cost as much as all of a small batch's arithmetic.
+    In eager execution, calling the operator takes as long as the arithmetic of a small batch.
     """
     return (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or _forward_mode()
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.is_meta
@@ -235,7 +166,7 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
-        value, gradient = _value_and_gradient(x, *arguments)
+        value, gradient = value_and_gradient(x, *arguments)
         ctx.save_for_backward(x, gradient)
         return value
 
@@ -244,10 +175,10 @@ class _Potential(torch.autograd.Function):
         return _gradient_by_x(ctx, upstream), None
 
 
-# The schemas stand written out because torch 2.4 cannot read them from postponed annotations.
+# torch 2.4 cannot infer a schema from postponed annotations.
 _operator = torch.library.custom_op(
     "hsplugin::log_mean_potential",
-    _value_and_gradient,
+    value_and_gradient,
     mutates_args=(),
     schema="(Tensor x, Tensor? queue, float t, bool intra_batch, bool include_self, "
     "bool gather_distributed, str backend, bool need_gradient) -> (Tensor, Tensor)",
@@ -276,7 +207,7 @@ def _(
     schema="(Tensor gradient, Tensor upstream, Tensor x) -> Tensor",
 )
 def _scale_gradient(gradient: Tensor, upstream: Tensor, x: Tensor) -> Tensor:
-    """Gradient times upstream; takes x only so that a second differentiation comes by here."""
+    """Gradient times upstream; takes x so that a second differentiation reaches the refusal."""
     return (gradient * upstream).to(x.dtype)
 
 
@@ -303,15 +234,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _gradient_by_x(ctx: Any, upstream: Tensor) -> Tensor:
     x, gradient = ctx.saved_tensors
-    if torch.is_grad_enabled():  # someone wants to differentiate again, and has to be told
+    if torch.is_grad_enabled():  # create_graph: a second differentiation must be refused
         by_x: Tensor = _scale_gradient(gradient, upstream, x)
         return by_x
-    by_x = gradient * upstream
-    return by_x if by_x.dtype == x.dtype else by_x.to(x.dtype)
+    return (gradient * upstream).to(x.dtype)
 
 
 def differentiable_once(gradient: Tensor, x: Tensor) -> Tensor:
-    """A gradient by x, in x's dtype, whose own differentiation says why it cannot be."""
+    """A gradient by x, in x's dtype, that refuses to be differentiated."""
     if torch.is_grad_enabled():
         by_x: Tensor = _scale_gradient(gradient, gradient.new_ones(()), x)
         return by_x

@@ -1,8 +1,8 @@
 """Pairs over the batches of every rank: this rank's rows meet every rank's columns.
 
-A rank's share of the gradient is complete without the others, as each ordered pair (i, j) is
-computed where row i lives; so the backward pass communicates nothing. What a rank returns is
-multiplied by the number of ranks, which the averaging of gradients by DDP divides by again.
+Each ordered pair (i, j) is computed on the rank of row i, so a rank's gradient is complete without
+the others and the backward pass communicates nothing. A rank's gradient is multiplied by the number
+of ranks, because DDP averages gradients and so divides by it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Ranks compare dtypes by their place in this list.
+# Ranks compare dtypes by their index in this list.
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -26,11 +26,11 @@ def rank() -> int:
 
 
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """Gather every rank's rows (n_r, d), which may differ in number.
+    """Gather every rank's rows (..., n_r, d), which may differ in number.
 
     Returns:
-        All rows in the order of ranks, and where this rank's begin. For one rank the rows are
-        returned themselves.
+        All rows (..., n, d) in the order of ranks, and the index of this rank's first. For one
+        rank the rows themselves.
 
     Raises:
         TypeError: On every rank, if ranks hold different dtypes.
@@ -42,22 +42,18 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     longest = max(counts)
     if longest == 0:
         return rows, 0
-    padded = rows
-    if len(rows) < longest:
-        padded = rows.new_zeros(longest, rows.shape[1])
-        padded[: len(rows)] = rows
-    columns = rows.new_empty(len(counts) * longest, rows.shape[1])
-    gathered = list(columns.split(longest))
+    padding = longest - rows.shape[-2]
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, padding)) if padding else rows.contiguous()
+    gathered = list(padded.new_empty(len(counts), *padded.shape).unbind())
     dist.all_gather(gathered, padded)
-    if min(counts) < longest:
-        columns = torch.cat([g[:count] for g, count in zip(gathered, counts, strict=True)])
-    return columns, sum(counts[: dist.get_rank()])
+    parts = [part[..., :count, :] for part, count in zip(gathered, counts, strict=True)]
+    return torch.cat(parts, dim=-2), sum(counts[: rank()])
 
 
 def _counts(rows: Tensor) -> list[int]:
-    """How many rows each rank has; ranks that differ in more than that would hang or crash."""
+    """How many rows each rank has; other differences are refused, as they would hang or crash."""
     dtype = _DTYPES.index(rows.dtype) if rows.dtype in _DTYPES else len(_DTYPES)
-    own = torch.tensor([*rows.shape, dtype], device=rows.device)
+    own = torch.tensor([*rows.shape[-2:], dtype], device=rows.device)
     shapes = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(shapes, own)
     counts, dims, dtypes = torch.stack(shapes, dim=1).tolist()
@@ -75,7 +71,7 @@ def _counts(rows: Tensor) -> list[int]:
 
 
 def add_in_log_space(log_value: Tensor) -> Tensor:
-    """Logarithm of the sum over ranks of the exponential of a scalar, the same on every rank."""
+    """Elementwise log of the sum over ranks of the exponential, the same on every rank."""
     if world_size() == 1:
         return log_value
     values = [torch.empty_like(log_value) for _ in range(world_size())]
@@ -91,11 +87,30 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     Raises:
         ValueError: On every rank, if there is no value on any.
     """
-    if world_size() == 1:
-        return values.mean()
-    total = torch.stack([values.detach().sum(), values.new_tensor(len(values))])
-    dist.all_reduce(total)
-    if len(values) == 0 and total[1] == 0:
+    own = values.sum()
+    mean, share = mean_and_share(own.detach(), len(values), gather_distributed=True)
+    own = own * share
+    return own + (mean - own.detach())
+
+
+def mean_and_share(
+    total: Tensor, count: int, *, gather_distributed: bool
+) -> tuple[Tensor, Tensor | float]:
+    """Mean of values that add up to ``total`` here, and its derivative by each of them.
+
+    Args:
+        total: Sum of this rank's values, a scalar.
+        count: How many values they are.
+        gather_distributed: Whether to average over every rank. The derivative is then multiplied
+            by the number of ranks, because DDP divides by it.
+
+    Raises:
+        ValueError: On every rank, if there is no value on any.
+    """
+    if not gather_distributed or world_size() == 1:
+        return total / count, 1 / count
+    sums = torch.stack([total, total.new_tensor(count)])
+    dist.all_reduce(sums)
+    if count == 0 and sums[1] == 0:
         raise ValueError("every rank's batch is empty; use a larger batch")
-    own = values.sum() * (world_size() / total[1])
-    return own + (total[0] / total[1] - own.detach())
+    return sums[0] / sums[1], world_size() / sums[1]

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hsplugin.checks import computing_dtype
 
-# What a tile takes: on a CPU it should stay in the cache between its product, its exponential and
-# the products with it; elsewhere its work should outweigh the launching of it.
+# Size of a tile: on a CPU it should stay in cache between product, exponential and the next
+# product; on other devices its work should outweigh the kernel launches.
 CPU_TILE_BYTES_PER_THREAD = 3 * 2**18
 DEVICE_TILE_BYTES = 2**26
-# But products of smaller matrices are slower.
+# Products of smaller matrices are slower.
 LEAST_SIDE = 576
-# Sums of exponentials down to these exponents lose nothing to underflow.
+# Sums of exponentials with exponents down to these lose nothing to underflow.
 SMALLEST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
 
 
@@ -25,10 +25,9 @@ def accumulate(
     r"""Sum the weights of all pairs; see :func:`hsplugin.potential.reference.accumulate`.
 
     With u the features less their mean and times :math:`\sqrt{2t}`, the exponent of a pair is
-    :math:`u_i \cdot u_j - \|u_i\|^2 / 2 - \|u_j\|^2 / 2`. Taking the mean off leaves distances as
-    they are, while the products that they are computed from get no larger than need be, which is
-    what their rounding depends on. In the self set, a tile off the diagonal serves its rows and,
-    transposed, its columns.
+    :math:`u_i \cdot u_j - \|u_i\|^2 / 2 - \|u_j\|^2 / 2`. Centring does not change distances but
+    keeps products, and so their rounding errors, small. In the self set, a tile off the diagonal
+    serves its rows and, transposed, its columns.
     """
     dtype = computing_dtype(rows.dtype)
     symmetric = own_offset == 0 and rows is columns
@@ -77,22 +76,22 @@ class _Tiles:
                 c_bias.split(self.column_step),
             )
         self._biases = (c_bias,) if symmetric else (r_bias, c_bias)
-        self._tile = c.new_empty(len(self.rows[0]) * len(self.columns[0]))  # each takes its place
+        self._tile = c.new_empty(len(self.rows[0]) * len(self.columns[0]))  # buffer of all tiles
         self.largest = self._shift()
 
     def columns_beside(self, i: int) -> range:
         return range(i if self.symmetric else 0, len(self.columns))
 
     def exponents(self, i: int, j: int) -> Tensor:
-        """The exponents of one tile, where those of the tile before were."""
+        """The exponents of one tile, in the buffer of the previous one."""
         r, c = self.rows[i], self.columns[j]
         tile = self._tile[: len(r) * len(c)].view(len(r), len(c))
-        # In this order, and with features scaled before, both ways round a pair are rounded alike:
-        # where t is large, rows that all but touch would else not pull at each other equally.
+        # This order, with scaled features, rounds (i, j) and (j, i) alike. Otherwise, at large t,
+        # rows that almost touch would not pull at each other equally.
         torch.add(self.row_bias[i].unsqueeze(1), self.column_bias[j], out=tile)
         tile.addmm_(r, c.T)
         if self.largest is not None:
-            # Off each exponent and not off a bias, or rounding would make the largest another.
+            # Subtracted from exponents, not biases: rounding of a bias could change the largest.
             tile.sub_(self.largest)
         if self.own_offset is not None:
             own = self.own_offset + i * self.row_step - j * self.column_step
@@ -101,9 +100,9 @@ class _Tiles:
         return tile
 
     def _shift(self) -> Tensor | None:
-        """The largest exponent, to be taken off all of them, where all could underflow.
+        """The largest exponent, to be subtracted from all, where all could underflow.
 
-        A GPU is not asked for the range of its exponents, for the host would have to wait.
+        On a GPU always, because reading the range of exponents would make the host wait.
         """
         r = self.rows[0]
         if r.device.type == "cpu":
@@ -119,7 +118,7 @@ class _Tiles:
 
 
 def tile_shape(r: Tensor, c: Tensor, *, symmetric: bool) -> tuple[int, int]:
-    """Rows and columns of a tile of r (n, d) and c (m, d), in as much memory as is best."""
+    """Rows and columns of the fastest tile of r (n, d) and c (m, d)."""
     size = DEVICE_TILE_BYTES
     if r.device.type == "cpu":
         size = CPU_TILE_BYTES_PER_THREAD * torch.get_num_threads()

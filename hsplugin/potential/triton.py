@@ -1,16 +1,16 @@
 r"""The potential by Triton kernels on CUDA, in O(N d) memory.
 
-Three ways through the pairs, of which none adds atomically, so that each gives the same bits in
-every run, whether or not torch.use_deterministic_algorithms is on:
+Three algorithms. None uses atomic additions, so each gives the same bits in every run, whether or
+not torch.use_deterministic_algorithms is on:
 
-- *Forward only* (metrics, no gradient), any d: a sum a program over tiles of pairs, of the self
-  set only those with I <= J.
+- *Forward only* (metrics, no gradient), any d: one sum per program over tiles of pairs; for the
+  self set only tiles with I <= J.
 - *Fused*, d up to 128, or 64 in float32: a program holds a strip of rows and its pull and walks
-  over the columns, as attention does over keys; over at most 65536 of them a launch, as tensor
-  cores round each addition to the pull towards zero, all in one direction.
-- *Panels*, larger d: the weights of at most 4096 x 4096 pairs are written down, then multiplied
-  with the columns and, transposed, with the rows. The self set's weights outside the panels on the
-  diagonal are computed once for both of their rows.
+  over the columns, as attention does over keys. A launch covers at most 65536 columns, because
+  tensor cores round each addition to the pull towards zero, which accumulates.
+- *Panels*, larger d: the weights of at most 4096 x 4096 pairs are stored, then multiplied with the
+  columns and, transposed, with the rows. In the self set, weights outside the diagonal panels are
+  computed once for both rows.
 
 ========  ==============================  ========================================================
 features  exponents                       gradient
@@ -22,25 +22,25 @@ bfloat16  exact products, float32 sums    weights rounded to bfloat16, 2^-8
 float16   exact products, float32 sums    weights rounded to tf32, 2^-11: float16 lacks the range
 ========  ==============================  ========================================================
 
-tf32 is taken where torch's own setting for matrix products permits it. float32 features are centred
-first, as distances stay the same while their products, and so the rounding, get smaller.
-Half-precision features are not, as that would round them: their exponents carry an error of about
-2^-22 t |x|^2, and in proportion more where d is above 128, however close together they lie. Weights
-are summed in float32 within a tile and in float64 over tiles.
+tf32 is used where torch's setting for matrix products permits it. float32 features are centred
+first: distances do not change, but products and their rounding errors get smaller. Half-precision
+features are not centred, because that would round them: their exponents have an error of about
+2^-22 t |x|^2, proportionally more for d above 128, however close together they lie. Weights are
+summed in float32 within a tile and in float64 over tiles.
 
-Where 4 t max|x|^2 is so large that weights would underflow, the largest exponent is found first and
-divided out, at the cost of one more forward. The device decides so; the host never waits for it.
-From 4 t max|x|^2 of about 10^9 on, exponents are rounded by more than a weight can hold, and the
-value may come out infinite, where the tiled engine's is finite.
+If 4 t max|x|^2 is so large that weights would underflow, the largest exponent is computed first and
+divided out, at the cost of one more forward. The device decides this; the host never waits for it.
+For 4 t max|x|^2 above about 10^9, exponents are rounded by more than a weight can represent, and
+the value may be infinite where the tiled engine's is finite.
 
-Memory beyond the features: a padded copy of each set, the pull in float32 (of sets below 65536
-rows, as many copies of it as fill 65536 rows at most), and for panels 64 MiB of weights; a second
-pull beside more than 65536 columns, or where it has to be cut out of the padding.
+Memory beyond the features: a padded copy of each set, the pull in float32 (for sets below 65536
+rows, up to as many copies as fill 65536 rows), and for panels 64 MiB of weights; a second pull for
+more than 65536 columns, or where the pull must be cut out of the padding.
 
 Predictions, *unmeasured*: value and gradient on one H100 at its ceilings of 800 TFLOP/s (bfloat16),
-400 (tf32, of which tf32x3 takes three products for one), 3.6e12 exponentials and 3 TB a second.
-What of these overlaps, and what share of the ceilings is reached, is for a device to show; so is
-whether torch's flex_attention, which computes the same sums, is faster anywhere and should be used.
+400 (tf32; tf32x3 needs three products for one), 3.6e12 exponentials and 3 TB per second. How much
+of this overlaps and which share of the ceilings is reached must be measured on a device, and so
+must whether torch's flex_attention, which computes the same sums, is faster.
 
 ============  ========  ======  ==============  ============  ============  ======================
 N x d         features  way     products        exponentials  weights r/w   time at the ceilings
@@ -56,24 +56,24 @@ N x d         features  way     products        exponentials  weights r/w   time
 2^20 x 128    float32   panels  3 x 4.2e14      5.5e11        6.6 TB        3.2 s + 2.2 s
 ============  ========  ======  ==============  ============  ============  ======================
 
-Why the fused kernel leaves symmetry unused: it would save a quarter of the products and half of the
-exponentials, but the mirrored pull of a tile has to be added where other programs add, N^2 d / 2M
+Why the fused kernel does not use symmetry: it would save a quarter of the products and half of the
+exponentials, but the mirrored pull of a tile must be added to rows of other programs, N^2 d / 2M
 numbers for strips of M rows. At 65536 x 128, products + exponentials + traffic at the ceilings,
-additions in L2 taken to be as fast as reads there, 5.5 TB/s, which they will not be:
+with the optimistic assumption that additions in L2 are as fast as reads, 5.5 TB/s:
 
 ====================  ===================  ===================  ==================================
 way                   bfloat16             tf32                 float32
 ====================  ===================  ===================  ==================================
 fused                 2.7 + 1.2 ms         5.5 + 1.2 ms         16.5 + 1.2 ms; spills registers
-symmetric by atomics  2.1 + 0.6 + 1.6 ms   4.1 + 0.6 + 3.1 ms   12.4 + 0.6 + 3.1 ms, another order
-                                                                of additions in every run
-panels                2.1 + 0.6 + 4.5 ms   4.1 + 0.6 + 9 ms     12.8 + 0.6 + 9 ms, the traffic
-                                                                hidden behind products at best
+symmetric, atomics    2.1 + 0.6 + 1.6 ms   4.1 + 0.6 + 3.1 ms   12.4 + 0.6 + 3.1 ms, not
+                                                                deterministic
+panels                2.1 + 0.6 + 4.5 ms   4.1 + 0.6 + 9 ms     12.8 + 0.6 + 9 ms, the traffic at
+                                                                best hidden behind products
 ====================  ===================  ===================  ==================================
 
-Without atomics, each launch could add one mirrored tile to each strip: at d = 128 that is 34 GB of
-traffic in 256 launches, more than the weights of the panels, which are the symmetric deterministic
-way and so are what float32 takes.
+Without atomics, each launch could add one mirrored tile to each strip. At d = 128 that is 34 GB of
+traffic in 256 launches, more than the weights of the panels. Panels are symmetric and
+deterministic, so float32 uses them.
 """
 
 from __future__ import annotations
@@ -103,22 +103,22 @@ from hsplugin.potential.triton_blocks import (
     pull_blocks,
 )
 
-# Weights whose exponent (to base two) is at least this lose nothing to underflow.
+# Weights with at least this exponent (to base two) lose nothing to underflow.
 SMALLEST_EXPONENT = -110.0
 # Rows and columns of a panel of weights, enough to keep every multiprocessor busy.
 PANEL = 4096
-# Columns are split until so many rows times splits are under way.
+# Columns are split until rows times splits reach this number.
 SPLIT_ROWS = 65536
-# Columns over which tensor cores add up a pull, each addition rounded towards zero.
+# Most columns a pull is summed over in tensor cores, which round each addition towards zero.
 LONGEST_WALK = 65536
-# Norms are taken of so many numbers at once, as torch first copies them to float64.
+# Norms are computed in blocks of this many numbers, because torch first copies them to float64.
 NORM_SIZE = 2**22
 LOG2_E = math.log2(math.e)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def available(features: Tensor) -> bool:
-    """Whether this engine takes such features here.
+    """Whether this engine can take these features on their device.
 
     It takes float32, bfloat16 and float16 on NVIDIA devices of compute capability 8.0 and above,
     and anywhere under Triton's interpreter (``TRITON_INTERPRET=1``).
@@ -134,7 +134,7 @@ def available(features: Tensor) -> bool:
 
 @functools.cache
 def _compiles() -> bool:
-    """Whether Triton can start kernels, for which it needs a C compiler that may be missing."""
+    """Whether Triton can launch kernels; it needs a C compiler, which may be missing."""
     try:
         triton.runtime.driver.active.get_current_target()
     except Exception:
@@ -173,7 +173,7 @@ def accumulate(
     with device:
         pairs = _Pairs(rows, columns, t, own_offset)
         shift = pairs.shift()
-        half = shift / 2  # off both, or both ways round a pair would not be rounded alike
+        half = shift / 2  # from both biases, so that (i, j) and (j, i) are rounded alike
         pairs.row_bias = pairs.row_bias - half
         pairs.column_bias = pairs.column_bias - half
         if not need_gradient:
@@ -189,19 +189,19 @@ def accumulate(
 
 
 class _Pairs:
-    """Both sets as the kernels read them: centred, rounded, padded, with the exponents' biases."""
+    """Both sets in the form kernels read: centred, rounded, padded, with biases of exponents."""
 
     def __init__(self, rows: Tensor, columns: Tensor, t: float, own_offset: int | None) -> None:
         self.precision = precision(rows.dtype)
         if interpreted() and rows.dtype == torch.bfloat16:
-            # The interpreter cannot multiply bfloat16; the same numbers in float32 stand in.
+            # The interpreter cannot multiply bfloat16, so use the same numbers in float32.
             itself = rows is columns
             rows = rows.float()
             columns = rows if itself else columns.float()
         self.own = own_offset is not None
         self.own_offset = own_offset or 0
         self.symmetric = own_offset == 0 and rows is columns
-        # The scale as the kernels get it, so that scale and biases agree on one t.
+        # Rounded as in the kernels, so that scale and biases use the same t.
         self.scale = torch.tensor(2 * t * LOG2_E, dtype=torch.float32, device="cpu").item()
         self.width = padded_width(self.precision, rows.shape[1])
         centre = columns.mean(dim=0) if self.precision in ("tf32", "tf32x3") else None
@@ -210,9 +210,9 @@ class _Pairs:
         if not self.symmetric:
             self.rows, self.row_bias = self._prepared(rows, centre)
         biases = torch.cat([self.row_bias[: len(rows)], self.column_bias[: len(columns)]])
-        # Not finite features have not finite biases, whatever becomes of their pairs.
+        # Features that are not finite have biases that are not finite.
         self.nan = 0 * biases.sum(dtype=torch.float64)
-        # Points are no further apart than both radii together, here at most twice the larger.
+        # Two points are at most the sum of their radii apart.
         self.shift_needed = ~(4 * biases.min() > SMALLEST_EXPONENT)
 
     def _prepared(self, features: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -226,7 +226,7 @@ class _Pairs:
         step = max(1, NORM_SIZE // self.width)
         for block, block_bias in zip(padded[:n].split(step), bias.split(step), strict=False):
             if self.precision == "tf32":
-                # Of x - (1 + 2^13) x only the upper bits last: 11 of 24 remain in the sum.
+                # Adding and subtracting (1 + 2^13) x keeps the upper 11 of 24 bits.
                 multiple = block * (1 + 2**13)
                 block.sub_(multiple).add_(multiple)
             radius = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
@@ -237,12 +237,12 @@ class _Pairs:
         return self.rows, self.columns, self.row_bias, self.column_bias
 
     def shift(self) -> Tensor:
-        """The largest exponent where weights would underflow without, else 0; a device scalar."""
+        """The largest exponent if weights would underflow otherwise, else 0; a device scalar."""
         largest = self.reduce(largest=True).max()
         return largest.masked_fill_(~self.shift_needed, 0)
 
     def reduce(self, *, largest: bool = False) -> Tensor:
-        """Sums of the weights, or the largest exponents, one of each program."""
+        """The sum of weights, or the largest exponent, of each program."""
         blocks = exponent_blocks(self.precision, self.width)
         strips = len(self.rows) // blocks.m
         column_tiles = len(self.columns) // blocks.n
@@ -309,7 +309,7 @@ class _Pairs:
         return total, pull
 
     def panels(self) -> tuple[Tensor, Tensor]:
-        """Sum of the weights, and the pull times it, by panels of weights written down."""
+        """Sum of the weights, and the pull times it, from stored panels of weights."""
         n, m = len(self.rows), len(self.columns)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         weights = self.rows.new_empty(min(PANEL, n), min(PANEL, m), dtype=dtype)
@@ -376,7 +376,7 @@ class _Pairs:
 
 
 def _splits(target: int, rows: int, tiles: int) -> tuple[int, int]:
-    """Into how many walks of how many tiles a strip's walk is split."""
+    """Number of parts into which a strip's walk is split, and tiles per part."""
     splits = min(tiles, max(1, target // rows))
     tiles_per_split = -(-tiles // splits)
     return -(-tiles // tiles_per_split), tiles_per_split

@@ -1,22 +1,22 @@
 """Tile sizes of the Triton kernels: the largest that spill no register on compute 8.0 and 9.0.
 
-Chosen by ahead-of-time compilation alone; none of them has been timed. All fit the shared memory
-of the smallest devices that run what is compiled for 8.0, 99 KiB. Compiled by hand with Triton 3.8,
-none spills on 10.0 either; on 12.0 the fused kernel of width 32 keeps 8 bytes in memory.
+Chosen by ahead-of-time compilation alone and not by timing. All fit the 99 KiB of shared memory of
+the smallest devices that run code compiled for 8.0. Compiled by hand with Triton 3.8, none spills
+on 10.0 either; on 12.0 the fused kernel of width 32 spills 8 bytes.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# The widest features whose pull a program can hold without spilling; wider ones go by panels.
+# The widest features whose pull a program holds without spilling; wider ones use panels.
 WIDEST_FUSED = {"bf16": 128, "fp16": 128, "tf32": 128, "tf32x3": 64}
 # Sets are padded to a multiple of every tile.
 PADDING = 128
 
 
 class Blocks(NamedTuple):
-    """Tile sizes of a kernel, and how it is compiled."""
+    """Tile sizes and compile options of a kernel."""
 
     m: int
     n: int
@@ -25,7 +25,7 @@ class Blocks(NamedTuple):
     num_stages: int
 
     def options(self) -> dict[str, int | bool]:
-        """What to launch a kernel with; later versions of Triton fuse no products unless told."""
+        """Launch options; later versions of Triton fuse multiply-adds only if told to."""
         return {
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
@@ -34,7 +34,7 @@ class Blocks(NamedTuple):
 
 
 def padded_width(precision: str, d: int) -> int:
-    """Width that features of dimension d are padded to: one chunk, or whole chunks."""
+    """Width to which features of dimension d are padded: one chunk, or whole chunks."""
     if d <= WIDEST_FUSED[precision]:
         return max(32, 1 << (d - 1).bit_length())
     return -(-d // PADDING) * PADDING
@@ -54,8 +54,8 @@ def exponent_blocks(precision: str, width: int) -> Blocks:
 def fused_blocks(precision: str, width: int, capability: int) -> Blocks:
     """Tiles of the fused kernel, for devices of this major compute capability.
 
-    Hopper's tensor cores, capability 9, reach their rate with wide tiles only, and leave the
-    registers free for them.
+    Hopper's tensor cores (capability 9) need wide tiles for full speed and leave registers for
+    them.
     """
     hopper = capability == 9
     if precision in ("bf16", "fp16"):

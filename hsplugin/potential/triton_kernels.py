@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-# Triton reads the annotations of a kernel; its pointers and tiles have no types to write down.
+# Triton reads a kernel's annotations; pointers and tiles have no Python types.
 """The Triton kernels of the pairwise potential.
 
-All of them read features padded by zeros to whole tiles, so that no load needs a mask, and biases
-padded by minus infinity, so that padding weighs nothing. Exponents are to base two: the weight of
+All read features padded with zeros to whole tiles, so no load needs a mask, and biases padded with
+minus infinity, so padding weighs nothing. Exponents are to base two: the weight of
 a pair is ``exp2(scale * <r_i, c_j> + row_bias_i + column_bias_j)``. Offsets into features are
 formed in 64 bits.
 """
@@ -25,10 +25,10 @@ def product(a, b, accumulator, PRECISION: tl.constexpr):
 
 @triton.jit
 def rounded_weights(w, PRECISION: tl.constexpr):
-    """Round weights to what the tensor cores will read of them.
+    """Round weights to the precision that the tensor cores read.
 
-    bfloat16 keeps the range of float32. float16 does not, so that beside float16 features the
-    weights are tf32, which holds float16 numbers exactly.
+    bfloat16 has the range of float32. float16 does not, so with float16 features the weights are
+    tf32, which represents float16 numbers exactly.
     """
     if PRECISION == "bf16":
         return w.to(tl.bfloat16)
@@ -50,7 +50,7 @@ def weighted_columns(w, c, accumulator, PRECISION: tl.constexpr):
 
 @triton.jit
 def without_own(exponents, i, j, own_offset, OWN: tl.constexpr):
-    """Leave out the pair of a row with itself."""
+    """Exclude the pair of a row with itself."""
     if OWN:
         return tl.where(i[:, None] + own_offset == j[None, :], float("-inf"), exponents)
     else:
@@ -72,7 +72,7 @@ def tile_exponents(
     OWN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Exponents of one tile, features read in chunks of BLOCK_D of their d."""
+    """Exponents of one tile, reading features in chunks of BLOCK_D of d."""
     k = tl.arange(0, BLOCK_D)
     r_pointers = rows + i[:, None].to(tl.int64) * d + k[None, :]
     c_pointers = columns + j[:, None].to(tl.int64) * d + k[None, :]
@@ -107,12 +107,12 @@ def reduce_kernel(
     LARGEST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One number a program: the largest exponent, if needed, or the sum of the weights.
+    """One number per program: the largest exponent, if needed, or the sum of the weights.
 
     A program walks over ``tiles_per_split`` of the ``steps`` tiles of its strip of rows. In the
-    symmetric case strip I meets strips I, I + 1, ..., I + T // 2 modulo their number T: each pair
-    of strips is met once, by equally long walks, and counts twice; only the tile on the diagonal,
-    and the one half way around an even T, which both of its strips meet, count once.
+    symmetric case strip I visits strips I, I + 1, ..., I + T // 2 modulo their number T. Each pair
+    of strips is visited once and counts twice, and all walks are equally long. The tile on the
+    diagonal counts once, and so does the one half way around an even T, which both strips visit.
     """
     strip = tl.program_id(0)
     split = tl.program_id(1)
@@ -177,11 +177,10 @@ def fused_kernel(
     OWN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Sums and pull of a strip of rows over part of a split of the columns, d held whole.
+    """Sums and pull of a strip of rows over part of a split of the columns, with all of d.
 
-    The part is the ``walk`` tiles from the split's tile ``start`` on. The pull of a row takes the
-    sum of its weights as rounded, so that rounding changes how much a pair weighs but never makes
-    a row pull at itself.
+    The part is ``walk`` tiles, starting at the split's tile ``start``. The pull subtracts the sum
+    of the rounded weights, so rounding changes a pair's weight but never makes a row pull itself.
     """
     strip = tl.program_id(0)
     split = tl.program_id(1)
@@ -199,8 +198,8 @@ def fused_kernel(
         j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         c = tl.load(columns + j[:, None].to(tl.int64) * D + k[None, :])
         if c.dtype == tl.float32:
-            # Tensor cores want it in another layout than below, and only what is loaded for one
-            # layout is loaded ahead of its use.
+            # Tensor cores need another layout here than below, and only a load for a single layout
+            # is prefetched.
             c_transposed = tl.load(columns + j[None, :].to(tl.int64) * D + k[:, None])
         else:
             c_transposed = tl.trans(c)
@@ -240,7 +239,7 @@ def weights_kernel(
 ):
     """Write one tile of the rounded weights of a panel.
 
-    To the program's own place in the totals it adds their sum before rounding, so many times.
+    Adds ``times`` their sum before rounding to the program's own entry of the totals.
     """
     m = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -282,11 +281,10 @@ def apply_one_way(
     TRANSPOSED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add to a tile of the pull, and to the row sums, what a panel of weights contributes.
+    """Add the contribution of a panel of weights to a tile of the pull and to the row sums.
 
-    Row m of the panel is row ``i_start + m`` of the pull, its column k the column
-    ``j_start + k``. ``TRANSPOSED`` reads the panel the other way round, for the rows that meet
-    the same weights from the other side.
+    Row m of the panel is row ``i_start + m`` of the pull, its column k is column ``j_start + k``.
+    ``TRANSPOSED`` reads the transposed panel, for the rows on the other side of the same pairs.
     """
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     dims = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -329,9 +327,9 @@ def apply_kernel(
 ):
     """Apply a panel of weights (height, width) to its rows and, if the grid has it, to its columns.
 
-    The second way is that of the programs with 1 in the grid's third dimension, in one launch with
-    the first, or narrow features would leave half of the device without work. A panel that is
-    applied both ways is at least as high as wide.
+    Programs with 1 in the grid's third dimension apply it to the columns. Both run in one launch,
+    because narrow features alone would leave half of the device idle. A panel applied both ways is
+    at least as high as it is wide.
     """
     if tl.program_id(2) == 0:
         apply_one_way(

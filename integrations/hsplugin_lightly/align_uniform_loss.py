@@ -9,6 +9,7 @@ from torch import Tensor
 from hsplugin import losses
 from hsplugin.potential import log_mean_potential
 from hsplugin.potential.distributed import gather_rows
+from hsplugin.views import mean_alignment
 
 try:
     from lightly.models.modules.memory_bank import MemoryBankModule
@@ -17,7 +18,7 @@ except ImportError as error:
 
 
 class AlignUniformLoss(losses.AlignUniformLoss):
-    r"""Takes the place of any two-view Lightly criterion; features are normalised inside.
+    r"""A replacement for any two-view Lightly criterion; features are normalised inside.
 
     Without a memory bank it is :class:`hsplugin.AlignUniformLoss`. With one it is the MoCo form:
     z_a are queries, z_b keys, and uniformity is that of the queries against each other and the
@@ -37,14 +38,14 @@ class AlignUniformLoss(losses.AlignUniformLoss):
         alpha: Exponent of alignment, above 0.
         t: Inverse width of the Gaussian in uniformity, above 0.
         normalize: Whether to scale features to unit length first.
-        gather_distributed: Let both terms reach over the batches of every rank, and gather keys
+        gather_distributed: Compute both terms over the batches of every rank, and gather keys
             before they join the memory bank.
         backend: Which engine computes uniformity: "auto", "reference", "tiled" or "triton".
-        memory_bank_size: Keys to remember, best given as (number, dimension); 0 for none.
-        intra_batch: With a memory bank, whether pairs within the batch count too.
+        memory_bank_size: Size of the bank, preferably as (number, dimension); 0 for none.
+        intra_batch: Whether pairs within the batch count beside the memory bank.
 
     Raises:
-        TypeError: If a weight, alpha or t is no number.
+        TypeError: If a weight, alpha or t is not a number.
         ValueError: If alpha or t is not above 0, a weight is not finite or below 0, the backend is
             unknown, the bank's size is negative, or torch.distributed is missing.
 
@@ -81,25 +82,29 @@ class AlignUniformLoss(losses.AlignUniformLoss):
         self.memory_bank = MemoryBankModule(size=memory_bank_size, feature_dim_first=False)
         self.intra_batch = intra_batch
 
-    def _is_plain(self) -> bool:
-        return super()._is_plain() and not self._has_bank()
-
     def _has_bank(self) -> bool:
         return self.memory_bank.bank.numel() > 0
 
-    def _uniform_term(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+    def components(self, z_a: Tensor, z_b: Tensor) -> losses.AlignUniformTerms:
+        """Return the loss with its two terms; in training, keys then join the memory bank."""
         if not self._has_bank():
-            return super()._uniform_term(z_a, z_b)
-        keys, training = z_b.detach(), z_a.requires_grad
-        if training and self._gathers():
-            # Lightly's own gathering takes it that all ranks have as many.
+            return super().components(z_a, z_b)
+        views = self._on_sphere(self._stack({"z_a": z_a, "z_b": z_b}, min_rows=1))
+        gather = self.gather_distributed
+        align = mean_alignment(views, losses.PAIR, self.alpha, gather_distributed=gather)
+        queries, keys = views.unbind()
+        keys, training = keys.detach(), queries.requires_grad
+        if training and gather:
+            # Lightly's own gathering assumes that all ranks have the same number of keys.
             keys, _ = gather_rows(keys)
         _, bank = self.memory_bank(keys, update=training)
-        return log_mean_potential(
-            z_a,
+        uniform = log_mean_potential(
+            queries,
             self.t,
-            queue=bank.to(z_a),
+            queue=bank.to(queries),
             intra_batch=self.intra_batch,
-            gather_distributed=self.gather_distributed,
+            gather_distributed=gather,
             backend=self.backend,
         )
+        loss = self.align_weight * align + self.uniform_weight * uniform
+        return losses.AlignUniformTerms(loss, align, uniform)

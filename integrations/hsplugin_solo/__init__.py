@@ -2,9 +2,9 @@
 
 With hsplugin installed beside solo-learn's requirements, ``python main_pretrain.py --config-name
 align_uniform`` works in a plain clone: a Hydra plugin calls :func:`register` and adds our configs
-to the search path. Nothing heavy is imported before a name below is used.
+to the search path. Nothing heavy is imported until a name below is used.
 
-Routes that need no automatic plugin:
+Without the automatic plugin:
     In Python: ``hsplugin_solo.register()`` after ``solo`` is importable.
     For scripts without Hydra: ``hsplugin run main_knn.py ...``.
     In a YAML: ``hydra.callbacks.hsplugin._target_: hsplugin_solo.hydra_callback.Register`` and

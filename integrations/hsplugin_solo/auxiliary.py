@@ -21,30 +21,30 @@ DEFAULTS = {"weight": 1.0, "align_weight": 1.0, "uniform_weight": 1.0, "alpha": 
 
 @functools.cache
 def with_align_uniform(method: type[BaseMethod], embedding: str | None = None) -> type[BaseMethod]:
-    r"""Subclass a two-view method so that its loss is its own plus a weight times ours.
+    r"""Subclass a two-view method to add a weight times our loss to its own.
 
     .. math::
         L_\mathrm{method} + \lambda \, (w_a \, \mathrm{align}_\alpha + w_u \, \mathrm{uniform}_t)
 
     over the embeddings of the large crops, normalised, and over the batches of all ranks.
-    Logs ``train_align_loss`` and ``train_uniform_loss`` beside what the method logs.
+    Logs ``train_align_loss`` and ``train_uniform_loss`` in addition to the method's values.
 
     Settings in ``method_kwargs.align_uniform``:
         weight: The factor :math:`\lambda`, 0 or above; 1.
         align_weight, uniform_weight, alpha, t: As in ``align_uniform``; 1, 1, 2 and 2.
 
-    The backbone is the one that the method alone gets; ``main_linear.py``, which chooses among
-    ViTs by ``pretrain_method``, therefore wants the stock name there (``mocov3``).
+    The backbone is the stock method's. ``main_linear.py`` chooses a ViT by ``pretrain_method``, so
+    give it the stock name (``mocov3``).
 
     Args:
         method: A subclass of solo-learn's ``BaseMethod``.
-        embedding: Dotted name of the submodule whose output is the embedding. By default it is
-            what ``forward`` returns as ``"z"``; for DINO, whose z are scores of prototypes, it
-            is ``"head.mlp"``, what those are computed from.
+        embedding: Dotted name of the submodule whose output is the embedding. The default is the
+            ``"z"`` that ``forward`` returns; for DINO, whose z are prototype scores, it is their
+            input, the output of ``"head.mlp"``.
 
     Raises:
-        TypeError: If it is no such class.
-        ValueError: If the method has no pair of embeddings, as masked autoencoders.
+        TypeError: If it is not such a class.
+        ValueError: If the method has no pair of embeddings, like masked autoencoders.
 
     Example:
         >>> from solo.methods import BYOL  # doctest: +SKIP
@@ -66,17 +66,17 @@ def with_align_uniform(method: type[BaseMethod], embedding: str | None = None) -
         "__module__": __name__,
         "_embedding": embedding,
         "_BACKBONES": {
-            name: functools.partial(_as_for_the_method_alone, build)
+            name: functools.partial(_build_stock_backbone, build)
             for name, build in method._BACKBONES.items()
         },
     }
     return type(f"{method.__name__}AlignUniform", (_Auxiliary, method), own)
 
 
-def _as_for_the_method_alone(
+def _build_stock_backbone(
     build: Callable[..., nn.Module], method: str, *args: Any, **kwargs: Any
 ) -> nn.Module:
-    """Build a backbone by the stock name: solo-learn gives MoCo V3 a ViT of its own by name."""
+    """Build a backbone by the stock name, by which solo-learn gives MoCo V3 its own ViT."""
     return build(method.removesuffix("_au"), *args, **kwargs)
 
 
@@ -93,14 +93,14 @@ class _Auxiliary(ExactResume):
         name = str(self.cfg.method)
         self.align_uniform_weight = settings["weight"]
         self.align_uniform = ManyCropLoss(check_objective(settings, SECTION, name))
-        # Embeddings of the large crops of the step under way, in order.
+        # Embeddings of the current step's large crops, in order.
         self._crops: list[Tensor] = []
         if self._embedding is not None:
             self.get_submodule(self._embedding).register_forward_hook(self._keep)
 
     @classmethod
     def add_and_assert_specific_cfg(cls, cfg: DictConfig) -> DictConfig:
-        """Fill in defaults and refuse settings that make no sense, before anything is built."""
+        """Fill in defaults and refuse invalid settings before anything is built."""
         cfg = super().add_and_assert_specific_cfg(cfg)
         settings = fill_settings(cfg, SECTION, DEFAULTS, str(cfg.method))
         check_objective(settings, SECTION, str(cfg.method))
@@ -114,7 +114,7 @@ class _Auxiliary(ExactResume):
             self._crops.append(output)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Keep the embedding of each large crop on its way to the method's loss."""
+        """Keep the embedding of each large crop while the method computes its loss."""
         out: dict[str, Any] = super().forward(*args, **kwargs)
         if self.training and self._embedding is None:
             if "z" not in out:

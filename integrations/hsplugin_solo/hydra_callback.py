@@ -1,4 +1,4 @@
-"""The route by YAML: a Hydra callback that registers our methods before a job runs."""
+"""Registration from YAML: a Hydra callback that registers our methods before a job runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hsplugin_solo.registry import register
 class Register(Callback):
     """Call :func:`hsplugin_solo.register` at the start of each job.
 
-    For configs that state what they need rather than rely on the plugin that finds solo-learn::
+    For configs that name their dependencies and do not rely on the automatic plugin::
 
         hydra:
           searchpath: [pkg://hsplugin_solo.conf]
@@ -22,5 +22,5 @@ class Register(Callback):
     """
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
-        """Register; an error here is the user's to see."""
+        """Register; errors reach the user."""
         register()

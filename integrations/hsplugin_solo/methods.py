@@ -21,7 +21,7 @@ from hsplugin import AlignLoss, uniform_loss
 from hsplugin_solo.objective import ManyCropLoss, check_counts, check_objective, fill_settings
 from hsplugin_solo.resume import ExactResume
 
-# Settings with their defaults; None stands for one that the config must give.
+# Settings with their defaults; None marks a setting that the config must give.
 DEFAULTS: dict[str, Any] = {
     "proj_hidden_dim": None,
     "proj_output_dim": None,
@@ -45,7 +45,7 @@ MOCO_DEFAULTS: dict[str, Any] = {
 class AlignUniform(ExactResume, SimCLR):
     """Alignment and uniformity on the backbone and projector of SimCLR.
 
-    Every crop counts: alignment over pairs with a large crop in them, uniformity over each crop,
+    All crops are used: alignment over pairs with a large crop, uniformity over each crop,
     both over the batches of all ranks. Logs ``train_align_loss`` and ``train_uniform_loss``.
 
     Settings in ``method_kwargs``:
@@ -65,7 +65,7 @@ class AlignUniform(ExactResume, SimCLR):
 
     @staticmethod
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
-        """Fill in defaults and refuse settings that make no sense, before anything is built."""
+        """Fill in defaults and refuse invalid settings before anything is built."""
         _ignore_temperature(cfg)
         cfg = SimCLR.add_and_assert_specific_cfg(cfg)
         settings = fill_settings(cfg, "method_kwargs", DEFAULTS, "align_uniform")
@@ -86,7 +86,7 @@ class AlignUniform(ExactResume, SimCLR):
 
 
 class AlignUniformMoCo(ExactResume, MoCoV2Plus):
-    r"""Alignment and uniformity on MoCo V2+: momentum encoder, keys and a queue of them.
+    r"""Alignment and uniformity on MoCo V2+: momentum encoder and a queue of its keys.
 
     For queries q of one crop, keys k of another and that crop's queue of keys:
 
@@ -122,7 +122,7 @@ class AlignUniformMoCo(ExactResume, MoCoV2Plus):
 
     @staticmethod
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
-        """Fill in defaults and refuse settings that make no sense, before anything is built."""
+        """Fill in defaults and refuse invalid settings before anything is built."""
         name = "align_uniform_moco"
         _ignore_temperature(cfg)
         cfg = MoCoV2Plus.add_and_assert_specific_cfg(cfg)
@@ -138,7 +138,7 @@ class AlignUniformMoCo(ExactResume, MoCoV2Plus):
         return cfg
 
     def on_fit_start(self) -> None:
-        """Check the queue against the batch of all ranks, now that their number is known."""
+        """Check the queue against the batch of all ranks; only now is their number known."""
         super().on_fit_start()
         _check_queue(self.queue_size, self.batch_size, self.trainer.world_size)
 
@@ -172,7 +172,7 @@ class AlignUniformMoCo(ExactResume, MoCoV2Plus):
 
 
 def _ignore_temperature(cfg: DictConfig) -> None:
-    """Let the parent read its temperature, which plays no part in this objective."""
+    """Set the temperature that the parent reads; this objective does not use it."""
     if OmegaConf.select(cfg, "method_kwargs.temperature") is None:
         OmegaConf.update(cfg, "method_kwargs.temperature", None, force_add=True)
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from hsplugin import AlignLoss, AlignUniformLoss, AlignUniformTerms, UniformLoss
+from hsplugin import AlignUniformLoss, AlignUniformTerms
+from hsplugin.checks import check_integer
 
 OBJECTIVE = ("align_weight", "uniform_weight", "alpha", "t")
 
@@ -23,47 +23,38 @@ class ManyCropLoss(nn.Module):
         w_a \operatorname*{mean}_{(i, j)} \mathrm{align}_\alpha(z_i, z_j)
         + w_u \operatorname*{mean}_i \mathrm{uniform}_t(z_i)
 
-    Alignment is averaged over the pairs of crops of which at least one is large (a small crop may
-    show nothing that another small crop shows), uniformity over the crops. For two large crops
-    this is :class:`hsplugin.AlignUniformLoss`. Features are normalised here.
+    Alignment is averaged over the pairs of crops with at least one large crop (a small crop may
+    share nothing with another small crop), uniformity over the crops. For two large crops this is
+    :class:`hsplugin.AlignUniformLoss`. Features are normalised here, once for each crop.
 
     Args:
         settings: ``align_weight``, ``uniform_weight``, ``alpha`` and ``t``, as
             :class:`hsplugin.AlignUniformLoss` takes them.
 
     Raises:
-        TypeError: If a setting is no number.
+        TypeError: If a setting is not a number.
         ValueError: If a setting is out of its range.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        checked = AlignUniformLoss(**settings)
-        self.align_weight = checked.align_weight
-        self.uniform_weight = checked.uniform_weight
-        self.align = AlignLoss(checked.alpha, gather_distributed=True)
-        self.uniform = UniformLoss(checked.t, gather_distributed=True)
+        self.loss = AlignUniformLoss(**settings, gather_distributed=True)
 
     def forward(self, crops: Sequence[Tensor], num_large_crops: int) -> AlignUniformTerms:
         """Return the loss and its terms for features (N, d) of each crop, large ones first.
 
         Raises:
-            ValueError: If there are fewer than two crops or no large one.
+            TypeError: If a crop's features are no floating-point tensor, or dtypes differ.
+            ValueError: If there are fewer than two crops or no large one, or crops differ in shape
+                or device.
         """
-        pairs = [
-            self.align(crops[i], crops[j])
-            for i, j in combinations(range(len(crops)), 2)
-            if i < num_large_crops
-        ]
+        pairs = [pair for pair in combinations(range(len(crops)), 2) if pair[0] < num_large_crops]
         if not pairs:
             raise ValueError(
                 f"alignment needs two crops of an image, one of them large; got {len(crops)} "
                 f"crop(s), {num_large_crops} of them large: set num_crops in the augmentations"
             )
-        align = torch.stack(pairs).mean()
-        uniform = torch.stack([self.uniform(crop) for crop in crops]).mean()
-        loss = self.align_weight * align + self.uniform_weight * uniform
-        return AlignUniformTerms(loss, align, uniform)
+        return self.loss.of_views({f"crop {i}": crop for i, crop in enumerate(crops)}, pairs)
 
 
 def fill_settings(
@@ -74,7 +65,7 @@ def fill_settings(
     Args:
         cfg: The run's config, changed in place.
         section: Dotted name of the section, such as ``"method_kwargs"``.
-        defaults: Every setting with its default; ``None`` stands for a setting that must be given.
+        defaults: Every setting with its default; ``None`` marks a setting that must be given.
         method: Name of the method, for messages.
 
     Raises:
@@ -100,7 +91,7 @@ def fill_settings(
 
 
 def check_objective(settings: Mapping[str, Any], section: str, method: str) -> dict[str, float]:
-    """Return the objective's own settings, once they are known to be sound.
+    """Return the objective's own settings after checking them.
 
     Raises:
         ValueError: Naming the setting, what was given and what is wanted.
@@ -114,14 +105,13 @@ def check_objective(settings: Mapping[str, Any], section: str, method: str) -> d
 
 
 def check_counts(settings: Mapping[str, Any], names: Sequence[str], method: str) -> None:
-    """Refuse sizes that are no whole number above 0.
+    """Refuse sizes that are not integers of 1 or more.
 
     Raises:
         ValueError: Naming the setting, what was given and what is wanted.
     """
     for name in names:
-        value = settings[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"method_kwargs.{name} of {method} must be a whole number above 0, got {value!r}"
-            )
+        try:
+            check_integer(f"method_kwargs.{name} of {method}", settings[name], least=1)
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error)) from error

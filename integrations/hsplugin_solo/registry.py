@@ -1,19 +1,19 @@
-"""Put our methods beside solo-learn's own, where its scripts look methods up by name."""
+"""Register our methods where solo-learn's scripts look them up by name."""
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
 
-# Entries of solo.methods.METHODS that are no pretraining method.
+# Entries of solo.methods.METHODS that are not pretraining methods.
 _NOT_METHODS = ("base", "linear")
 
 
 def register() -> None:
     """Add our methods to ``solo.methods.METHODS``; calling it again changes nothing.
 
-    Adds ``align_uniform``, ``align_uniform_moco`` and, for every pretraining method that is there
-    at the time of the call (the user's own too), ``<method>_au``: that method with alignment and
-    uniformity added to its loss. A name that is taken already keeps its meaning.
+    Adds ``align_uniform``, ``align_uniform_moco`` and, for every pretraining method registered so
+    far (including the user's own), ``<method>_au``: that method with alignment and uniformity added
+    to its loss. Names that exist already are not changed.
 
     Raises:
         ImportError: If solo-learn cannot be imported.
@@ -46,7 +46,7 @@ def register() -> None:
 
 
 def _refusal(reason: str) -> Any:
-    """What stands in for a method that cannot be: asking for it says why."""
+    """A stand-in for an impossible method, which raises the reason when it is built."""
 
     def refuse(cfg: Any) -> NoReturn:
         raise ValueError(reason)

@@ -17,18 +17,18 @@ _KEY = "hsplugin_random_state"
 
 
 class ExactResume(_Base):
-    """Mixin for solo-learn's methods: keep what its checkpoints lose.
+    """Mixin for solo-learn's methods: save the state that its checkpoints lose.
 
-    Those hold neither the random state, so that a resumed run sees other shuffles and crops, nor
-    the momentum coefficient tau, which starts anew. With both restored, training resumed from an
-    epoch's checkpoint equals the uninterrupted one, to the bit on one CPU. The state is the main
-    process's (rank 0 under DDP), the CPU's only: torch, numpy and random.
+    They lack the random state, so a resumed run sees other shuffles and crops, and the momentum
+    coefficient tau, which restarts. With both restored, training resumed from an epoch's checkpoint
+    equals uninterrupted training, bit for bit on one CPU. Only the main process's CPU state is
+    saved (rank 0 under DDP): torch, numpy and random.
     """
 
     _random_state: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the random state, as types that ``torch.load(weights_only=True)`` takes."""
+        """Store the random state, as types that ``torch.load(weights_only=True)`` accepts."""
         super().on_save_checkpoint(checkpoint)
         name, keys, *rest = cast(Any, np.random.get_state())
         checkpoint[_KEY] = {
@@ -39,7 +39,7 @@ class ExactResume(_Base):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state until training goes on; a plain load must not change it."""
+        """Keep the random state until training resumes; loading alone must not change it."""
         super().on_load_checkpoint(checkpoint)
         self._random_state = checkpoint.get(_KEY)
 
@@ -53,11 +53,11 @@ class ExactResume(_Base):
             name, keys, *rest = state["numpy"]
             np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
             random.setstate(state["random"])
-        # What the method draws for an epoch, as DeepCluster does, follows the state restored.
+        # After restoring, because some methods (DeepCluster) draw random numbers here.
         super().on_train_epoch_start()
         loop = self.trainer.fit_loop
         if resumed and getattr(loop, "is_resuming", False):
-            # Lightning 2.6 began this epoch's iterator, and drew its seed, before this hook.
+            # Lightning 2.6 has created this epoch's iterator, and drawn its seed, before this hook.
             iter(loop._data_fetcher)
 
     def on_train_start(self) -> None:

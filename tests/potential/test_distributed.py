@@ -186,6 +186,28 @@ def backward_on_one_rank(rank: int) -> bool:
     return rank != 0 or bool(x.grad.isfinite().all())
 
 
+def collectives(rank: int, world: int) -> dict[str, int]:
+    """How many collectives each loss takes, by torch's own record of what ran."""
+    generator = torch.Generator().manual_seed(rank)
+    views = torch.randn(5, 4 + rank, DIM, generator=generator).requires_grad_().unbind()
+    whole = hsplugin.AlignUniformLoss(gather_distributed=True)
+    pairs = [(i, j) for i in range(2) for j in range(i + 1, 5)]
+    calls = {
+        "two views": lambda: whole(*views[:2]),
+        "five crops": lambda: whole.of_views({f"crop {i}": z for i, z in enumerate(views)}, pairs)[
+            0
+        ],
+        "alignment": lambda: hsplugin.AlignLoss(gather_distributed=True)(*views[:2]),
+        "uniformity": lambda: hsplugin.UniformLoss(gather_distributed=True)(*views[:2]),
+    }
+    counts = {}
+    for name, call in calls.items():
+        with torch.profiler.profile() as profile:
+            call().backward(retain_graph=True)
+        counts[name] = sum(event.name.startswith("gloo:") for event in profile.events())
+    return counts
+
+
 MISTAKES = {
     "dim": "ValueError",
     "dtype": "TypeError",
@@ -230,6 +252,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
     seen["compiled"] = run_compiled(rank, world)
     seen["empty_on_one_rank"] = empty_on_one_rank(rank, world)
     seen["backward_on_one_rank"] = backward_on_one_rank(rank)
+    seen["collectives"] = collectives(rank, world)
     seen["mismatch"] = {what: mismatch(rank, world, what) for what in MISTAKES}
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -316,6 +339,17 @@ def test_a_rank_without_rows_leaves_the_others_what_they_have(
         assert (rank["values"] - torch.stack([*expected, alone])).abs().max() < 1e-12
     gradient = torch.cat([rank["gradient"] for rank in seen]) / len(ranks)
     assert (gradient - a.grad).abs().max() < 1e-12
+
+
+def test_a_loss_takes_four_collectives_for_any_number_of_views(
+    ranks: list[dict[str, Any]],
+) -> None:
+    # Counts of rows, rows of all views, sums of all potentials; sums of all distances.
+    expected = {"two views": 4, "five crops": 4, "alignment": 1, "uniformity": 3}
+    if len(ranks) == 1:
+        expected = dict.fromkeys(expected, 0)
+    for seen in ranks:
+        assert seen["collectives"] == expected
 
 
 @pytest.mark.parametrize(("what", "kind"), MISTAKES.items())

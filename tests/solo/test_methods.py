@@ -141,7 +141,7 @@ class TestAlignUniform:
             ({"align_weight": -1}, "align_weight must be 0 or above"),
             ({"uniform_weight": "much"}, "uniform_weight must be"),
             ({"uniform_weigth": 2}, "did you mean uniform_weight"),
-            ({"proj_output_dim": 0}, "proj_output_dim .* whole number above 0, got 0"),
+            ({"proj_output_dim": 0}, "proj_output_dim .* at least 1, got 0"),
             ({"proj_hidden_dim": None}, "needs method_kwargs.proj_hidden_dim"),
         ],
     )
@@ -239,7 +239,7 @@ class TestAlignUniformMoCo:
         ("kwargs", "message"),
         [
             ({"queue_size": 12}, "multiple of the batch over all ranks, 8 x 1 = 8, got 12"),
-            ({"queue_size": 0}, "queue_size .* whole number above 0"),
+            ({"queue_size": 0}, "queue_size .* at least 1, got 0"),
             ({"intra_batch": "yes"}, "intra_batch .* true or false"),
             ({"t": -3}, "t must be .*above 0"),
         ],

@@ -1,7 +1,7 @@
-"""Lets solo-learn's scripts find our methods and configs; other Hydra programs see nothing.
+"""Lets solo-learn's scripts find our methods and configs; does nothing in other Hydra programs.
 
-Hydra imports this module in every program on the machine that uses Hydra, so it imports nothing
-that Hydra has not imported, and nothing that goes wrong here may reach such a program.
+Hydra imports this module in every program that uses Hydra, so it imports only what Hydra has
+imported already, and no error here may reach such a program.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsplugin.potential import few, log_mean_potential
+from hsplugin.potential import gram, log_mean_potential
 from tests import reference
 
 
@@ -28,7 +28,7 @@ def features(n: int, d: int, seed: int, kind: str) -> torch.Tensor:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    n=st.integers(2, 130) | st.integers(few.MOST_ROWS - 1, few.MOST_ROWS + 1),
+    n=st.integers(2, 130) | st.integers(gram.MOST_ROWS - 1, gram.MOST_ROWS + 1),
     d=st.sampled_from([1, 2, 7, 64, 200]),
     t=st.sampled_from([0.01, 0.5, 2.0, 19.0, 25.0, 400.0]),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
@@ -61,24 +61,24 @@ def test_small_batches_agree_with_the_definition(n, d, t, dtype, kind, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_steps_back_where_it_would_be_wrong_and_only_there(dtype):
     x = features(40, 8, 0, "sphere").to(dtype)
-    taken = few.value_and_gradient(x, 2.0, need_gradient=True)
+    taken = gram.value_and_gradient(x, 2.0, need_gradient=True)
     assert taken is not None and taken[0].dtype == taken[1].dtype == dtype
-    assert few.value_and_gradient(x, 2.0, need_gradient=False)[1] is None
-    assert few.value_and_gradient(x, 100.0, need_gradient=True) is None
-    assert few.value_and_gradient(x + 100, 1e-4, need_gradient=True) is None
-    assert few.value_and_gradient(torch.cat([x] * 17), 2.0, need_gradient=True) is None
+    assert gram.value_and_gradient(x, 2.0, need_gradient=False)[1] is None
+    assert gram.value_and_gradient(x, 100.0, need_gradient=True) is None
+    assert gram.value_and_gradient(x + 100, 1e-4, need_gradient=True) is None
+    assert gram.value_and_gradient(torch.cat([x] * 17), 2.0, need_gradient=True) is None
     for bad in (float("nan"), float("inf"), -float("inf")):
         spoilt = x.clone()
         spoilt[3, 1] = bad
-        assert few.value_and_gradient(spoilt, 2.0, need_gradient=True) is None
+        assert gram.value_and_gradient(spoilt, 2.0, need_gradient=True) is None
 
 
 def test_a_gradient_whose_factor_overflows_is_computed_elsewhere():
     # Lengths differ, so that nothing is taken out of a weight of e^-79.
     t = 1e6
     x = torch.tensor([[1.0], [-1.001]]) * (79 / (4 * t)) ** 0.5
-    assert few.value_and_gradient(x, t, need_gradient=True) is None
-    assert few.value_and_gradient(x, t, need_gradient=False) is None
+    assert gram.value_and_gradient(x, t, need_gradient=True) is None
+    assert gram.value_and_gradient(x, t, need_gradient=False) is None
     _, gradient = reference.value_and_gradient(lambda z: log_mean_potential(z, t), x)
     expected = -2 * t * (x[0, 0] - x[1, 0])
     torch.testing.assert_close(gradient[:, 0], torch.stack([expected, -expected]))

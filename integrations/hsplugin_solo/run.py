@@ -1,7 +1,7 @@
 """``hsplugin run SCRIPT ...``: a solo-learn script with our methods registered.
 
-For scripts that read their arguments without Hydra, such as ``main_knn.py`` and ``main_umap.py``,
-to which no plugin of Hydra's can introduce our methods.
+For scripts without Hydra, such as ``main_knn.py`` and ``main_umap.py``, where no Hydra plugin can
+register our methods.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from hsplugin.errors import CommandError
+from hsplugin_solo.registry import register
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the script and everything after it, which is the script's own."""
+    """Declare the script and its own arguments, which are all that follow."""
     parser.add_argument("script", type=Path, help="a script of a solo-learn checkout")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the script"
@@ -35,8 +36,6 @@ def run(args: argparse.Namespace) -> int:
     sys.argv = [str(script), *args.arguments]
     sys.path.insert(0, str(script.resolve().parent))
     try:
-        from hsplugin_solo import register
-
         register()
     except ImportError as error:
         raise CommandError(str(error)) from error

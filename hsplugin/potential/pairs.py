@@ -1,0 +1,125 @@
+"""Which pairs count, which engine sums them, and how the sums become values and gradients."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hsplugin.checks import computing_dtype
+from hsplugin.potential import distributed, gram, reference, tiled
+
+# A sum over pairs on this rank: how much each pair counts, the logarithm of the sum, its pull.
+_Sum = tuple[float, Tensor, Tensor | None]
+
+
+def value_and_gradient(
+    x: Tensor,
+    queue: Tensor | None,
+    t: float,
+    intra_batch: bool,
+    include_self: bool,
+    gather_distributed: bool,
+    backend: str,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Mean potential of the sets of rows in x, and its gradient by x (empty unless needed).
+
+    The arguments are those of :func:`hsplugin.potential.mean_potential`.
+
+    Raises:
+        ValueError: If there are no pairs, or the backend cannot take these features.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return value_and_gradient(
+                x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
+            )
+    x = x.contiguous()
+    ranks = distributed.world_size() if gather_distributed else 1
+    if backend == "auto" and queue is None and not include_self and ranks == 1:
+        small = gram.value_and_gradient(x, t, need_gradient)
+        if small is not None:
+            value, gradient = small
+            return value, value.new_empty(0) if gradient is None else gradient
+    engine = _engine(backend, x)
+    everyone, own_offset = distributed.gather_rows(x) if ranks > 1 else (x, 0)
+    n, n_all = x.shape[-2], everyone.shape[-2]
+    pairs_within = n_all * (n_all - 1) / 2 if intra_batch else 0
+    count = pairs_within + include_self * n_all / 2 + n_all * (0 if queue is None else len(queue))
+    if count == 0:
+        raise ValueError(
+            f"x has {n_all} row(s) over all ranks, but a pair takes two; use a larger batch"
+        )
+
+    def accumulate(rows: Tensor, columns: Tensor, own_offset: int | None) -> Any:
+        return engine.accumulate(
+            rows, columns, t, own_offset=own_offset, need_gradient=need_gradient
+        )
+
+    def sums(rows: Tensor, columns: Tensor) -> list[_Sum]:
+        if n == 0:  # all rows are on other ranks
+            return [(1.0, rows.new_full((), -math.inf, dtype=torch.float64), None)]
+        found: list[_Sum] = []
+        if pairs_within:  # each counts half, as the engine sums over ordered pairs
+            found.append((0.5, *accumulate(rows, columns, own_offset)))
+        if include_self:  # these weigh one and have no gradient, but must propagate NaN
+            found.append((0.5, math.log(n) + 0 * rows.sum(dtype=torch.float64), None))
+        if queue is not None:
+            found.append((1.0, *accumulate(rows, queue.contiguous(), None)))
+        return found
+
+    sets = x.unbind() if x.dim() == 3 else (x,)
+    columns = sets  # one tensor, by which an engine recognises a symmetric set
+    if everyone is not x:
+        columns = everyone.unbind() if x.dim() == 3 else (everyone,)
+    sums_of = [sums(*pair) for pair in zip(sets, columns, strict=True)]
+    log_totals = torch.stack(
+        [
+            torch.stack([log + math.log(share) for share, log, _ in of]).logsumexp(0)
+            for of in sums_of
+        ]
+    )
+    if ranks > 1:
+        log_totals = distributed.add_in_log_space(log_totals)
+    dtype = computing_dtype(x.dtype)
+    value = (log_totals.mean() - math.log(count)).to(dtype)
+    if not need_gradient:
+        return value, x.new_empty(0, dtype=dtype)
+    gradients = []
+    for rows, of, log_total in zip(sets, sums_of, log_totals, strict=True):
+        gradient = None
+        for share, log, pull in of:
+            if pull is None:
+                continue
+            # At huge t logarithms are too coarse to hold the share; a single sum needs none.
+            single = len(of) == 1 and ranks == 1
+            factor = 1 / share if single else (log - log_total).exp().to(dtype) * ranks
+            pull = pull.mul_(2 * t / len(sets) * factor)
+            gradient = pull if gradient is None else gradient.add_(pull)
+        gradients.append(torch.zeros_like(rows, dtype=dtype) if gradient is None else gradient)
+    gradient = gradients[0] if len(gradients) == 1 else torch.stack(gradients)
+    return value, gradient.view(x.shape)
+
+
+def _engine(backend: str, x: Tensor) -> ModuleType:
+    if backend == "reference":
+        return reference
+    if backend == "tiled" or (backend == "auto" and not x.is_cuda):
+        return tiled
+    try:
+        from hsplugin.potential import triton
+    except ImportError:
+        if backend == "auto":
+            return tiled
+        raise
+    if triton.available(x):
+        return triton
+    if backend == "auto":
+        return tiled
+    raise ValueError(
+        f"backend='triton' cannot take {x.dtype} features on {x.device}; use backend='auto'"
+    )

@@ -1,0 +1,192 @@
+"""Alignment and uniformity of views stacked to one tensor (v, n, d): what the losses compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hsplugin.checks import check_features, check_pair, check_t, computing_dtype
+from hsplugin.functional import (
+    pair_distances,
+    power_of_length,
+    row_lengths,
+    unit_rows,
+)
+from hsplugin.potential import differentiable_once, is_traced, mean_potential
+from hsplugin.potential.distributed import mean_and_share, mean_over_ranks, world_size
+from hsplugin.potential.pairs import value_and_gradient
+
+Pairs = Sequence[tuple[int, int]]
+
+
+class Terms(NamedTuple):
+    """Settings of the loss over views.
+
+    ``pairs`` holds the indices of the two views of each pair that alignment averages over; without
+    pairs alignment is 0. The other fields are those of :class:`hsplugin.AlignUniformLoss`.
+    """
+
+    pairs: Pairs
+    align_weight: float = 1.0
+    uniform_weight: float = 1.0
+    alpha: float = 2.0
+    t: float = 2.0
+    normalize: bool = True
+    gather_distributed: bool = False
+    backend: str = "auto"
+
+
+def stack_views(views: Mapping[str, Tensor], *, min_rows: int, gather_distributed: bool) -> Tensor:
+    """Check views of the same samples, each (n, d), and stack them to (v, n, d).
+
+    Args:
+        views: Features by the name that messages call them.
+        min_rows: Rows that a view needs; none if there are other ranks to gather from.
+        gather_distributed: Whether the loss gathers over ranks.
+
+    Raises:
+        TypeError: If a view is not a floating-point tensor, or dtypes differ.
+        ValueError: If views differ in shape or device, or have too few rows.
+    """
+    if gather_distributed and world_size() > 1:
+        min_rows = 0  # a rank without rows must take part in the collectives, or the others hang
+    first, *others = views
+    check_features(first, views[first], min_rows=min_rows)
+    for name in others:
+        check_pair(first, views[first], name, views[name], min_rows=min_rows)
+    return torch.stack(tuple(views.values()))
+
+
+def mean_alignment(
+    views: Tensor, pairs: Pairs, alpha: float, *, gather_distributed: bool
+) -> Tensor:
+    """Mean of :func:`hsplugin.align_loss` over pairs of views (v, n, d), in plain operations.
+
+    Args:
+        views: Features of the same samples.
+        pairs: Indices of the two views of each pair.
+        alpha: The exponent.
+        gather_distributed: Whether to average over the rows of every rank, in one collective.
+
+    Raises:
+        ValueError: On every rank, if gathering and no rank has a row.
+    """
+    z = views.unbind()
+    distances = torch.cat([pair_distances(z[i], z[j], alpha) for i, j in pairs])
+    return mean_over_ranks(distances) if gather_distributed else distances.mean()
+
+
+def align_uniform(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted loss, mean alignment over pairs of views (v, n, d), and mean uniformity of views.
+
+    In eager execution this is one autograd node with its gradient in closed form, because in small
+    batches every node of plain operations takes as long as its arithmetic. Overwrites the views.
+
+    Returns:
+        Three scalars, float64 for float64 features and float32 for all others.
+
+    Raises:
+        TypeError: If t is not a number.
+        ValueError: If t is out of range, no two rows make a pair, or the backend cannot take these
+            features.
+        RuntimeError: If differentiated twice, or in forward mode.
+    """
+    check_t(terms.t)
+    views = views.to(computing_dtype(views.dtype))
+    weights = terms.align_weight, terms.uniform_weight
+    learned = isinstance(weights[0], Tensor) or isinstance(weights[1], Tensor)
+    if learned or isinstance(terms.alpha, Tensor) or is_traced(views):
+        x = unit_rows(views) if terms.normalize else views
+        gather = terms.gather_distributed
+        align = x.new_zeros(())
+        if terms.pairs:
+            align = mean_alignment(x, terms.pairs, terms.alpha, gather_distributed=gather)
+        uniform = mean_potential(x, terms.t, gather_distributed=gather, backend=terms.backend)
+        return weights[0] * align + weights[1] * uniform, align, uniform
+    if views.requires_grad and torch.is_grad_enabled():
+        values: tuple[Tensor, Tensor, Tensor] = _Terms.apply(views, terms)
+        return values
+    return _evaluate(views, terms, need_gradient=False)[0]
+
+
+class _Terms(torch.autograd.Function):
+    """:func:`align_uniform` in eager execution."""
+
+    @staticmethod
+    def forward(ctx: Any, views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.weights = terms.align_weight, terms.uniform_weight
+        values, saved = _evaluate(views.detach(), terms, need_gradient=True)
+        ctx.save_for_backward(views, *saved)
+        return values
+
+    @staticmethod
+    def backward(
+        ctx: Any, by_loss: Tensor | None, *by_terms: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        views, lengths, *gradients = ctx.saved_tensors
+        total = None
+        for weight, upstream, gradient in zip(ctx.weights, by_terms, gradients, strict=True):
+            if by_loss is not None:
+                upstream = weight * by_loss if upstream is None else upstream + weight * by_loss
+            if upstream is not None and gradient is not None:
+                total = (
+                    gradient * upstream
+                    if total is None
+                    else torch.addcmul(total, gradient, upstream)
+                )
+        if total is None:
+            return None, None
+        if lengths is not None:
+            x = views.detach()  # unit rows since the forward pass
+            along = (total * x).sum(dim=-1, keepdim=True)
+            total = torch.addcmul(total, along, x, value=-1) / lengths
+        return differentiable_once(total, views), None
+
+
+def _evaluate(
+    views: Tensor, terms: Terms, *, need_gradient: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]:
+    """Loss, alignment, uniformity; the rows' lengths, and both terms' gradients by unit rows."""
+    lengths = row_lengths(views) if terms.normalize else None
+    x = views if lengths is None else views.div_(lengths)
+    align, align_gradient = _alignment(x, terms, need_gradient)
+    uniform, uniform_gradient = value_and_gradient(
+        x, None, terms.t, True, False, terms.gather_distributed, terms.backend, need_gradient
+    )
+    loss = torch.add(terms.align_weight * align, uniform, alpha=terms.uniform_weight)
+    return (loss, align, uniform), (lengths, align_gradient, uniform_gradient)
+
+
+def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Mean alignment over pairs of views, and its gradient."""
+    if not terms.pairs:
+        return x.new_zeros(()), None
+    z, alpha = x.unbind(), terms.alpha
+    differences = [z[i] - z[j] for i, j in terms.pairs]
+    if alpha == 2:
+        totals = [torch.linalg.vector_norm(difference).square() for difference in differences]
+    else:
+        squares = [difference.square().sum(dim=-1, keepdim=True) for difference in differences]
+        totals = [power_of_length(square, alpha).sum() for square in squares]
+    total = totals[0] if len(totals) == 1 else torch.stack(totals).sum()
+    if not terms.normalize:
+        total = total + 0 * total  # NaN for an infinite feature, of which unit rows have none
+    mean, share = mean_and_share(
+        total, len(totals) * x.shape[1], gather_distributed=terms.gather_distributed
+    )
+    if not need_gradient:
+        return mean, None
+    by_view: list[Tensor | None] = [None] * len(z)
+    for k, (i, j) in enumerate(terms.pairs):
+        by_i = differences[k].mul_(share * alpha)
+        if alpha != 2:
+            # The derivative at zero is infinite for alpha < 1; identical pairs get zero.
+            by_i.mul_(squares[k].pow(alpha / 2 - 1).masked_fill(squares[k] == 0, 0.0))
+        for view, part in ((i, by_i), (j, -by_i)):
+            so_far = by_view[view]
+            by_view[view] = part if so_far is None else so_far + part
+    return mean, torch.stack([torch.zeros_like(x[0]) if by is None else by for by in by_view])
