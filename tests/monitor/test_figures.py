@@ -81,7 +81,7 @@ def test_trajectory_goes_through_the_epochs_in_order() -> None:
         (lambda axes: plots.features_on_circle(axes, sphere(5, 3)), r"\(n, 2\)"),
         (lambda axes: plots.principal_plane(axes, sphere(1, 3)), "n >= 2"),
         (lambda axes: plots.distance_histogram(axes, sphere(5, 3), sphere(4, 3)), "pairs"),
-        (lambda axes: plots.trajectory(axes, [1.0], []), "as long"),
+        (lambda axes: plots.trajectory(axes, [1.0], []), "one length"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, message: str) -> None:
