@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit status (2 for an error that the user can mend)."""
+    """Run one subcommand and return its exit status (2 for an error that the user can fix)."""
     parser = argparse.ArgumentParser(prog="hsplugin", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hsplugin {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"hsplugin {args.command}: interrupted; rerun to go on", file=sys.stderr)
+        print(f"hsplugin {args.command}: interrupted; rerun to continue", file=sys.stderr)
         return 130
     return status
 
