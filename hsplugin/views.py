@@ -95,17 +95,19 @@ def align_uniform(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         RuntimeError: If differentiated twice, or in forward mode.
     """
     check_t(terms.t)
-    views = views.to(computing_dtype(views.dtype))
+    dtype = computing_dtype(views.dtype)
     weights = terms.align_weight, terms.uniform_weight
-    learned = isinstance(weights[0], Tensor) or isinstance(weights[1], Tensor)
-    if learned or isinstance(terms.alpha, Tensor) or is_traced(views):
+    learned = any(isinstance(setting, Tensor) for setting in (*weights, terms.alpha))
+    as_given = not terms.normalize and views.dtype != dtype  # engines read half precision directly
+    if learned or as_given or is_traced(views):
         x = unit_rows(views) if terms.normalize else views
         gather = terms.gather_distributed
-        align = x.new_zeros(())
+        align = x.new_zeros((), dtype=dtype)
         if terms.pairs:
             align = mean_alignment(x, terms.pairs, terms.alpha, gather_distributed=gather)
         uniform = mean_potential(x, terms.t, gather_distributed=gather, backend=terms.backend)
         return weights[0] * align + weights[1] * uniform, align, uniform
+    views = views.to(dtype)
     if views.requires_grad and torch.is_grad_enabled():
         values: tuple[Tensor, Tensor, Tensor] = _Terms.apply(views, terms)
         return values
@@ -133,17 +135,16 @@ class _Terms(torch.autograd.Function):
             if by_loss is not None:
                 upstream = weight * by_loss if upstream is None else upstream + weight * by_loss
             if upstream is not None and gradient is not None:
-                total = (
-                    gradient * upstream
-                    if total is None
-                    else torch.addcmul(total, gradient, upstream)
-                )
+                if total is None:
+                    total = gradient * upstream
+                else:
+                    total = torch.addcmul(total, gradient, upstream)
         if total is None:
             return None, None
         if lengths is not None:
             x = views.detach()  # unit rows since the forward pass
             along = (total * x).sum(dim=-1, keepdim=True)
-            total = torch.addcmul(total, along, x, value=-1) / lengths
+            total = total.addcmul_(along, x, value=-1).div_(lengths)
         return differentiable_once(total, views), None
 
 
