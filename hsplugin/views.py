@@ -120,52 +120,58 @@ class _Terms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.weights = terms.align_weight, terms.uniform_weight
+        ctx.terms = terms
         values, saved = _evaluate(views.detach(), terms, need_gradient=True)
         ctx.save_for_backward(views, *saved)
         return values
 
     @staticmethod
-    def backward(
-        ctx: Any, by_loss: Tensor | None, *by_terms: Tensor | None
-    ) -> tuple[Tensor | None, None]:
-        views, lengths, *gradients = ctx.saved_tensors
-        total = None
-        for weight, upstream, gradient in zip(ctx.weights, by_terms, gradients, strict=True):
-            if by_loss is not None:
-                upstream = weight * by_loss if upstream is None else upstream + weight * by_loss
-            if upstream is not None and gradient is not None:
-                if total is None:
-                    total = gradient * upstream
-                else:
-                    total = torch.addcmul(total, gradient, upstream)
-        if total is None:
+    def backward(ctx: Any, by_loss: Tensor | None, *by_terms: Tensor | None) -> Any:
+        views, lengths, uniform_gradient, *differences = ctx.saved_tensors
+        by_align, by_uniform = by_terms
+        if by_loss is not None:
+            aligned, uniformed = (
+                by_loss * ctx.terms.align_weight,
+                by_loss * ctx.terms.uniform_weight,
+            )
+            by_align = aligned if by_align is None else by_align + aligned
+            by_uniform = uniformed if by_uniform is None else by_uniform + uniformed
+        if by_uniform is not None:
+            total = uniform_gradient * by_uniform
+        elif by_align is not None:
+            total = torch.zeros_like(views) * by_align
+        else:
             return None, None
+        if by_align is not None:
+            for (i, j), difference in zip(ctx.terms.pairs, differences, strict=True):
+                part = difference * by_align
+                total[i].add_(part)
+                total[j].sub_(part)
         if lengths is not None:
             x = views.detach()  # unit rows since the forward pass
             along = (total * x).sum(dim=-1, keepdim=True)
-            total = total.addcmul_(along, x, value=-1).div_(lengths)
+            total = torch.addcmul(total, along, x, value=-1).div_(lengths)
         return differentiable_once(total, views), None
 
 
 def _evaluate(
     views: Tensor, terms: Terms, *, need_gradient: bool
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]:
-    """Loss, alignment, uniformity; the rows' lengths, and both terms' gradients by unit rows."""
+    """Loss, alignment, uniformity; the rows' lengths, uniformity's gradient, and alignment's."""
     lengths = row_lengths(views) if terms.normalize else None
     x = views if lengths is None else views.div_(lengths)
-    align, align_gradient = _alignment(x, terms, need_gradient)
+    align, differences = _alignment(x, terms, need_gradient)
     uniform, uniform_gradient = value_and_gradient(
         x, None, terms.t, True, False, terms.gather_distributed, terms.backend, need_gradient
     )
     loss = torch.add(terms.align_weight * align, uniform, alpha=terms.uniform_weight)
-    return (loss, align, uniform), (lengths, align_gradient, uniform_gradient)
+    return (loss, align, uniform), (lengths, uniform_gradient, *differences)
 
 
-def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Mean alignment over pairs of views, and its gradient."""
+def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, list[Tensor]]:
+    """Mean alignment over pairs of views, and its gradient by the first view of each pair."""
     if not terms.pairs:
-        return x.new_zeros(()), None
+        return x.new_zeros(()), []
     z, alpha = x.unbind(), terms.alpha
     differences = [z[i] - z[j] for i, j in terms.pairs]
     # Not vector_norm, which is wrong by per cents for millions of numbers in float32.
@@ -178,16 +184,10 @@ def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, Te
         total, len(totals) * x.shape[1], gather_distributed=terms.gather_distributed
     )
     if not need_gradient:
-        return mean, None
+        return mean, []
     for difference, square in zip(differences, squares, strict=True):
         difference.mul_(share * alpha)
         if alpha != 2:
             # The derivative at zero is infinite for alpha < 1; identical pairs get zero.
             difference.mul_(square.pow(alpha / 2 - 1).masked_fill(square == 0, 0.0))
-    if len(z) == 2:
-        return mean, torch.stack((differences[0], -differences[0]))
-    gradient = torch.zeros_like(x)
-    for (i, j), difference in zip(terms.pairs, differences, strict=True):
-        gradient[i] += difference
-        gradient[j] -= difference
-    return mean, gradient
+    return mean, differences
