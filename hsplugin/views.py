@@ -95,17 +95,19 @@ def align_uniform(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         RuntimeError: If differentiated twice, or in forward mode.
     """
     check_t(terms.t)
-    views = views.to(computing_dtype(views.dtype))
+    dtype = computing_dtype(views.dtype)
     weights = terms.align_weight, terms.uniform_weight
-    learned = isinstance(weights[0], Tensor) or isinstance(weights[1], Tensor)
-    if learned or isinstance(terms.alpha, Tensor) or is_traced(views):
+    learned = any(isinstance(setting, Tensor) for setting in (*weights, terms.alpha))
+    as_given = not terms.normalize and views.dtype != dtype  # engines read half precision directly
+    if learned or as_given or is_traced(views):
         x = unit_rows(views) if terms.normalize else views
         gather = terms.gather_distributed
-        align = x.new_zeros(())
+        align = x.new_zeros((), dtype=dtype)
         if terms.pairs:
             align = mean_alignment(x, terms.pairs, terms.alpha, gather_distributed=gather)
         uniform = mean_potential(x, terms.t, gather_distributed=gather, backend=terms.backend)
         return weights[0] * align + weights[1] * uniform, align, uniform
+    views = views.to(dtype)
     if views.requires_grad and torch.is_grad_enabled():
         values: tuple[Tensor, Tensor, Tensor] = _Terms.apply(views, terms)
         return values
@@ -118,75 +120,74 @@ class _Terms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.weights = terms.align_weight, terms.uniform_weight
+        ctx.terms = terms
         values, saved = _evaluate(views.detach(), terms, need_gradient=True)
         ctx.save_for_backward(views, *saved)
         return values
 
     @staticmethod
-    def backward(
-        ctx: Any, by_loss: Tensor | None, *by_terms: Tensor | None
-    ) -> tuple[Tensor | None, None]:
-        views, lengths, *gradients = ctx.saved_tensors
-        total = None
-        for weight, upstream, gradient in zip(ctx.weights, by_terms, gradients, strict=True):
-            if by_loss is not None:
-                upstream = weight * by_loss if upstream is None else upstream + weight * by_loss
-            if upstream is not None and gradient is not None:
-                total = (
-                    gradient * upstream
-                    if total is None
-                    else torch.addcmul(total, gradient, upstream)
-                )
-        if total is None:
+    def backward(ctx: Any, by_loss: Tensor | None, *by_terms: Tensor | None) -> Any:
+        views, lengths, uniform_gradient, *differences = ctx.saved_tensors
+        by_align, by_uniform = by_terms
+        if by_loss is not None:
+            aligned, uniformed = (
+                by_loss * ctx.terms.align_weight,
+                by_loss * ctx.terms.uniform_weight,
+            )
+            by_align = aligned if by_align is None else by_align + aligned
+            by_uniform = uniformed if by_uniform is None else by_uniform + uniformed
+        if by_uniform is not None:
+            total = uniform_gradient * by_uniform
+        elif by_align is not None:
+            total = torch.zeros_like(views) * by_align
+        else:
             return None, None
+        if by_align is not None:
+            for (i, j), difference in zip(ctx.terms.pairs, differences, strict=True):
+                part = difference * by_align
+                total[i].add_(part)
+                total[j].sub_(part)
         if lengths is not None:
             x = views.detach()  # unit rows since the forward pass
             along = (total * x).sum(dim=-1, keepdim=True)
-            total = torch.addcmul(total, along, x, value=-1) / lengths
+            total = torch.addcmul(total, along, x, value=-1).div_(lengths)
         return differentiable_once(total, views), None
 
 
 def _evaluate(
     views: Tensor, terms: Terms, *, need_gradient: bool
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]:
-    """Loss, alignment, uniformity; the rows' lengths, and both terms' gradients by unit rows."""
+    """Loss, alignment, uniformity; the rows' lengths, uniformity's gradient, and alignment's."""
     lengths = row_lengths(views) if terms.normalize else None
     x = views if lengths is None else views.div_(lengths)
-    align, align_gradient = _alignment(x, terms, need_gradient)
+    align, differences = _alignment(x, terms, need_gradient)
     uniform, uniform_gradient = value_and_gradient(
         x, None, terms.t, True, False, terms.gather_distributed, terms.backend, need_gradient
     )
     loss = torch.add(terms.align_weight * align, uniform, alpha=terms.uniform_weight)
-    return (loss, align, uniform), (lengths, align_gradient, uniform_gradient)
+    return (loss, align, uniform), (lengths, uniform_gradient, *differences)
 
 
-def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Mean alignment over pairs of views, and its gradient."""
+def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, list[Tensor]]:
+    """Mean alignment over pairs of views, and its gradient by the first view of each pair."""
     if not terms.pairs:
-        return x.new_zeros(()), None
+        return x.new_zeros(()), []
     z, alpha = x.unbind(), terms.alpha
     differences = [z[i] - z[j] for i, j in terms.pairs]
-    if alpha == 2:
-        totals = [torch.linalg.vector_norm(difference).square() for difference in differences]
-    else:
-        squares = [difference.square().sum(dim=-1, keepdim=True) for difference in differences]
-        totals = [power_of_length(square, alpha).sum() for square in squares]
+    # Not vector_norm, which is wrong by per cents for millions of numbers in float32.
+    squares = [difference.square().sum(dim=-1, keepdim=True) for difference in differences]
+    totals = [power_of_length(square, alpha).sum() for square in squares]
     total = totals[0] if len(totals) == 1 else torch.stack(totals).sum()
     if not terms.normalize:
-        total = total + 0 * total  # NaN for an infinite feature, of which unit rows have none
+        total = total + 0 * total  # NaN for an infinite feature; unit rows have none
     mean, share = mean_and_share(
         total, len(totals) * x.shape[1], gather_distributed=terms.gather_distributed
     )
     if not need_gradient:
-        return mean, None
-    by_view: list[Tensor | None] = [None] * len(z)
-    for k, (i, j) in enumerate(terms.pairs):
-        by_i = differences[k].mul_(share * alpha)
+        return mean, []
+    for difference, square in zip(differences, squares, strict=True):
+        difference.mul_(share * alpha)
         if alpha != 2:
             # The derivative at zero is infinite for alpha < 1; identical pairs get zero.
-            by_i.mul_(squares[k].pow(alpha / 2 - 1).masked_fill(squares[k] == 0, 0.0))
-        for view, part in ((i, by_i), (j, -by_i)):
-            so_far = by_view[view]
-            by_view[view] = part if so_far is None else so_far + part
-    return mean, torch.stack([torch.zeros_like(x[0]) if by is None else by for by in by_view])
+            difference.mul_(square.pow(alpha / 2 - 1).masked_fill(square == 0, 0.0))
+    return mean, differences

@@ -26,7 +26,7 @@ WORLDS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Case:
-    """One call of the potential: which pairs, how wide, how the rows lie and are dealt out."""
+    """One call of the potential: pairs, width, and how rows lie and are split over ranks."""
 
     t: float = 2.0
     queue: bool = False
@@ -124,7 +124,7 @@ def new_model() -> nn.Module:
 
 
 def train(model: nn.Module, a: Tensor, b: Tensor, gather: bool) -> dict[str, Any]:
-    """Three steps with every loss in turn; returns what was seen and what was learned."""
+    """Three steps, one with each loss; returns the values and the learned weights."""
     losses = [
         hsplugin.AlignUniformLoss(1.5, 0.7, gather_distributed=gather),
         hsplugin.AlignLoss(alpha=1.0, gather_distributed=gather),
@@ -177,7 +177,7 @@ def run_compiled(rank: int, world: int) -> dict[str, Tensor]:
 
 
 def backward_on_one_rank(rank: int) -> bool:
-    """Only rank 0 goes backward: a collective in there would wait for the others in vain."""
+    """Only rank 0 runs backward: a collective there would hang."""
     x = CASES["self"].rows(1).requires_grad_()
     value = hsplugin.AlignUniformLoss(gather_distributed=True)(x, x.flip(1))
     if rank == 0:
@@ -233,7 +233,7 @@ def mismatch(rank: int, world: int, what: str) -> str:
 
 
 def on_rank(rank: int, world: int, folder: str) -> None:
-    """What one process of a group does: everything, so that the group starts but once."""
+    """What each process of a group does: all cases, so that the group starts only once."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -282,7 +282,7 @@ def test_every_rank_has_the_value_and_gradient_of_the_whole_batch(
         ),
         case.rows(world).double(),
     )
-    # DDP divides what the ranks sum up by their number.
+    # DDP divides the sum over ranks by their number.
     gradient = torch.cat([seen[name]["gradient"] for seen in ranks]) / world
     scale = max(1.0, float(expected_gradient.abs().max()))
     for seen in ranks:

@@ -1,4 +1,4 @@
-"""The path of small batches, against the float64 definition and where it must step back."""
+"""Small sets by their Gram matrix, against the float64 definition, and where engines take over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator promises beyond its value: torch.compile, autocast, NaN, errors, gradcheck."""
+"""The operator beyond its value: torch.compile, autocast, NaN, errors, gradcheck."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_losses_turn_nan_and_infinity_into_nan(bad):
         assert terms.loss.isnan() and terms.uniform.isnan() and terms.align.isnan()
 
 
-@pytest.mark.parametrize("n", [5, 700])  # small batches go another way
+@pytest.mark.parametrize("n", [5, 700])  # Gram matrix, tiles
 def test_rows_too_long_to_have_a_length_become_nan_and_not_zero(n):
     x, y = sphere(n, 3, torch.float32), sphere(n, 3, torch.float32, seed=1)
     x[1] *= 3e19

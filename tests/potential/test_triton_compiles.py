@@ -32,8 +32,8 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels cannot be compiled"
 )
 ROOT = Path(__file__).parents[2]
-# The most shared memory of a thread block, by compute capability, as NVIDIA's CUDA programming
-# guide has it: 163 KiB for 8.0, but 99 KiB for 8.6 and 8.9, which run what is compiled for 8.0.
+# The most shared memory of a thread block by compute capability, from NVIDIA's CUDA programming
+# guide: 163 KiB for 8.0, but 99 KiB for 8.6 and 8.9, which run code compiled for 8.0.
 SHARED_MEMORY = {80: 99 * 1024, 90: 227 * 1024}
 FEATURES = {"bf16": "*bf16", "fp16": "*fp16", "tf32": "*fp32", "tf32x3": "*fp32"}
 # The symmetric self set, rows among the columns of all ranks, a queue.
@@ -117,7 +117,7 @@ def compiled(kernel, types, constants, blocks: Blocks, capability: int):
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
-    # What a launch knows of its arguments: torch's memory is aligned, widths are multiples of 16.
+    # Properties of the arguments: torch's memory is aligned, widths are multiples of 16.
     aligned = [n for n, kind in types.items() if kind.startswith("*") or n in ("d", "stride")]
     source = ASTSource(
         fn=kernel,
@@ -133,7 +133,7 @@ def compiled(kernel, types, constants, blocks: Blocks, capability: int):
 
 
 def stack_and_registers(cubin: bytes, path: Path) -> tuple[int, int]:
-    """Bytes of stack, where a kernel puts what it spills, and registers of a thread."""
+    """Bytes of stack, used for spilled registers, and registers of a thread."""
     path.write_bytes(cubin)
     (cuobjdump,) = Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump")
     command = [cuobjdump, "--dump-resource-usage", path]
