@@ -93,7 +93,7 @@ class AlignUniformLoss(losses.AlignUniformLoss):
         gather = self.gather_distributed
         align = mean_alignment(views, losses.PAIR, self.alpha, gather_distributed=gather)
         queries, keys = views.unbind()
-        keys, training = keys.detach(), queries.requires_grad
+        keys, training = keys.detach(), z_a.requires_grad
         if training and gather:
             # Lightly's own gathering assumes that all ranks have the same number of keys.
             keys, _ = gather_rows(keys)
