@@ -36,8 +36,7 @@ def row_lengths(x: Tensor) -> Tensor:
     """What :func:`unit_rows` divides rows (..., d) by, shape (..., 1)."""
     norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     # Finite rows divided by an infinite length would become zero and not NaN.
-    norms = norms.nan_to_num(nan=math.nan, posinf=math.nan)
-    return torch.nn.functional.threshold(norms, SHORTEST_ROW, 1.0)
+    return torch.nn.functional.threshold(norms + 0 * norms, SHORTEST_ROW, 1.0)
 
 
 def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
@@ -74,7 +73,7 @@ def pair_distances(x: Tensor, y: Tensor, alpha: float) -> Tensor:
     dtype = computing_dtype(x.dtype)
     squared = (x.to(dtype) - y.to(dtype)).square().sum(dim=-1)
     # An infinite feature makes the loss NaN, as elsewhere.
-    return power_of_length(squared.nan_to_num(nan=math.nan, posinf=math.nan), alpha)
+    return power_of_length(squared + 0 * squared, alpha)
 
 
 def power_of_length(squared: Tensor, alpha: float) -> Tensor:

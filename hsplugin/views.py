@@ -54,7 +54,8 @@ def stack_views(views: Mapping[str, Tensor], *, min_rows: int, gather_distribute
     if gather_distributed and world_size() > 1:
         min_rows = 0  # a rank without rows must take part in the collectives, or the others hang
     first, *others = views
-    check_features(first, views[first], min_rows=min_rows)
+    if not others:
+        check_features(first, views[first], min_rows=min_rows)
     for name in others:
         check_pair(first, views[first], name, views[name], min_rows=min_rows)
     return torch.stack(tuple(views.values()))
@@ -97,7 +98,8 @@ def align_uniform(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
     check_t(terms.t)
     dtype = computing_dtype(views.dtype)
     weights = terms.align_weight, terms.uniform_weight
-    learned = any(isinstance(setting, Tensor) for setting in (*weights, terms.alpha))
+    learned = isinstance(weights[0], Tensor) or isinstance(weights[1], Tensor)
+    learned = learned or isinstance(terms.alpha, Tensor)
     as_given = not terms.normalize and views.dtype != dtype  # engines read half precision directly
     if learned or as_given or is_traced(views):
         x = unit_rows(views) if terms.normalize else views
@@ -175,7 +177,9 @@ def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, li
     z, alpha = x.unbind(), terms.alpha
     differences = [z[i] - z[j] for i, j in terms.pairs]
     # Not vector_norm, which is wrong by per cents for millions of numbers in float32.
-    squares = [difference.square().sum(dim=-1, keepdim=True) for difference in differences]
+    squares = [difference.square() for difference in differences]
+    if alpha != 2:
+        squares = [square.sum(dim=-1, keepdim=True) for square in squares]
     totals = [power_of_length(square, alpha).sum() for square in squares]
     total = totals[0] if len(totals) == 1 else torch.stack(totals).sum()
     if not terms.normalize:
