@@ -60,7 +60,6 @@ def report(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @needs_entry_point
 @pytest.mark.slow
-@pytest.mark.xdist_group("stock recipes of solo-learn")
 @pytest.mark.parametrize("method", STOCK)
 def test_the_monitor_measures_a_stock_recipe_or_says_why_not(
     runs: dict[str, Path], method: str
@@ -82,7 +81,6 @@ def test_the_monitor_measures_a_stock_recipe_or_says_why_not(
 
 @needs_entry_point
 @pytest.mark.slow
-@pytest.mark.xdist_group("stock recipes of solo-learn")
 @pytest.mark.parametrize("method", STOCK)
 def test_the_monitor_leaves_the_weights_identical_to_the_bit(
     runs: dict[str, Path], method: str

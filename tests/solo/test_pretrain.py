@@ -43,8 +43,6 @@ def uninterrupted(
     return folders
 
 
-# These tests run on one worker, so that the fixture trains only once.
-looks_at_three_epochs = pytest.mark.xdist_group("three epochs of our configs")
 QUEUE = "method_kwargs.queue_size=64"
 OURS = ("align_uniform", "align_uniform_moco")
 
@@ -54,7 +52,6 @@ def load(path: Path) -> dict[str, Any]:
     return loaded
 
 
-@looks_at_three_epochs
 @pytest.mark.parametrize("name", OURS)
 def test_our_config_trains_in_an_unmodified_clone(
     uninterrupted: dict[str, Path], name: str
@@ -70,7 +67,6 @@ def test_our_config_trains_in_an_unmodified_clone(
     assert json.loads(arguments.read_text())["method"] == name
 
 
-@looks_at_three_epochs
 @pytest.mark.parametrize("name", OURS)
 def test_a_resumed_run_ends_as_the_uninterrupted_one(
     solo: Path, images: Path, uninterrupted: dict[str, Path], tmp_path: Path, name: str
@@ -91,7 +87,6 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(
     assert ours["hsplugin_random_state"]["random"] == theirs["hsplugin_random_state"]["random"]
 
 
-@looks_at_three_epochs
 def test_a_checkpoint_goes_on_to_linear_evaluation(
     solo: Path, images: Path, uninterrupted: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -163,7 +158,6 @@ def test_a_stock_config_trains_our_method_by_name(solo: Path, images: Path, tmp_
     assert values["train_align_loss_epoch"] and values["train_neg_cos_sim_epoch"]
 
 
-@looks_at_three_epochs
 def test_the_checkout_stays_as_it_was(solo: Path, uninterrupted: dict[str, Path]) -> None:
     import subprocess
 
