@@ -19,9 +19,9 @@ from torch.autograd import forward_ad
 
 from hsplugin.checks import check_compatible, check_features, check_t, computing_dtype, unknown
 from hsplugin.potential import distributed
-from hsplugin.potential.pairs import value_and_gradient
+from hsplugin.potential.pairs import ENGINES, value_and_gradient
 
-BACKENDS = ("auto", "reference", "tiled", "triton")
+BACKENDS = ("auto", *ENGINES)
 
 
 def log_mean_potential(

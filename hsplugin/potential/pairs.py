@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -10,10 +11,16 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import computing_dtype
-from hsplugin.potential import distributed, gram, reference, tiled
+from hsplugin.potential import distributed, gram
 
 # A sum over pairs on this rank: how much each pair counts, the logarithm of the sum, its pull.
 _Sum = tuple[float, Tensor, Tensor | None]
+
+
+# An engine is a module of this package with accumulate(...) and available(x).
+ENGINES = ("reference", "tiled", "triton")
+# Engines that "auto" tries on a type of device, in order; elsewhere the tiles.
+PREFERRED = {"cuda": ("triton", "tiled")}
 
 
 def value_and_gradient(
@@ -106,20 +113,16 @@ def value_and_gradient(
 
 
 def _engine(backend: str, x: Tensor) -> ModuleType:
-    if backend == "reference":
-        return reference
-    if backend == "tiled" or (backend == "auto" and not x.is_cuda):
-        return tiled
-    try:
-        from hsplugin.potential import triton
-    except ImportError:
-        if backend == "auto":
-            return tiled
-        raise
-    if triton.available(x):
-        return triton
-    if backend == "auto":
-        return tiled
+    automatic = backend == "auto"
+    for name in PREFERRED.get(x.device.type, ("tiled",)) if automatic else (backend,):
+        try:
+            engine = import_module(f"hsplugin.potential.{name}")
+        except ImportError:
+            if automatic:
+                continue
+            raise
+        if engine.available(x):
+            return engine
     raise ValueError(
-        f"backend='triton' cannot take {x.dtype} features on {x.device}; use backend='auto'"
+        f"backend={backend!r} cannot take {x.dtype} features on {x.device}; use backend='auto'"
     )

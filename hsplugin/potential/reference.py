@@ -8,6 +8,11 @@ from torch import Tensor
 from hsplugin.checks import computing_dtype
 
 
+def available(features: Tensor) -> bool:
+    """Whether this engine can take these features: any."""
+    return True
+
+
 def accumulate(
     rows: Tensor, columns: Tensor, t: float, *, own_offset: int | None, need_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:

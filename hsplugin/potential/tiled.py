@@ -19,6 +19,11 @@ LEAST_SIDE = 576
 SMALLEST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
 
 
+def available(features: Tensor) -> bool:
+    """Whether this engine can take these features: any."""
+    return True
+
+
 def accumulate(
     rows: Tensor, columns: Tensor, t: float, *, own_offset: int | None, need_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
