@@ -27,7 +27,7 @@ def views(n: int, d: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, 
     return x.to(dtype), y.to(dtype)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     n=st.integers(2, 300),
     d=st.integers(3, 2048),
@@ -82,7 +82,7 @@ def test_optimum_is_the_hypergeometric_function(dim, t):
 
 
 @given(dim=st.integers(1, 4096), t=st.floats(15, 1e6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_optimum_is_the_bessel_function(dim, t):
     order = dim / 2 - 1
     scaled = scipy.special.ive(order, 2 * t)

@@ -28,7 +28,7 @@ def exact_terms(z_a, z_b, alpha, t):
     return reference.align(a, b, alpha), uniform
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     n=st.integers(2, 150),
     d=st.sampled_from([2, 7, 64, 300]),

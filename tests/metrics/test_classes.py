@@ -61,7 +61,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=st.sets(st.integers(1, 39), max_size=6))
 def test_any_split_into_batches_gives_the_value_of_the_whole(name, cuts):
     make, arguments, function = CASES[name]
@@ -440,7 +440,7 @@ def test_the_table_declares_what_update_takes_and_names_a_function():
         assert getattr(functional, name).__name__ == name
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(3, 30),
     dim=st.integers(3, 12),

@@ -62,7 +62,7 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(mode) or "self")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(2, 300),
     d=st.sampled_from([3, 16, 128, 257, 2048]),

@@ -26,7 +26,7 @@ def features(n: int, d: int, seed: int, kind: str) -> torch.Tensor:
     return x[:1] + 1e-4 * x if kind == "collapsed" else x
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     n=st.integers(2, 130) | st.integers(gram.MOST_ROWS - 1, gram.MOST_ROWS + 1),
     d=st.sampled_from([1, 2, 7, 64, 200]),
