@@ -46,7 +46,7 @@ def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
     if features.dim() != 2 or features.shape[1] == 0:
         raise ValueError(
             f"{name} must have shape (N, d) with d >= 1, got {tuple(features.shape)}; "
-            f"use .flatten(1) for one vector a sample"
+            f"use .flatten(1) for one vector per sample"
         )
     if features.shape[0] < min_rows:
         raise ValueError(
@@ -142,18 +142,21 @@ def check_number(name: str, value: object) -> float:
     return number
 
 
-def check_integer(name: str, value: object, *, least: int) -> int:
-    """Return an integer of at least ``least``.
+def check_integer(name: str, value: object, *, least: int, most: int = 2**63 - 1) -> int:
+    """Return an integer from ``least`` to ``most``.
 
     Raises:
         TypeError: If it is not an integer.
-        ValueError: If it is below ``least``.
+        ValueError: If it is out of these bounds.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
+    number = int(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if number > most:
+        raise ValueError(f"{name} must be at most {most}, got {number}")
+    return number
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:

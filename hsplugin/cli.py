@@ -28,7 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status (2 for an error that the user can fix)."""
-    parser = argparse.ArgumentParser(prog="hsplugin", description=__doc__)
+    about = "Alignment and uniformity of representations: train, compare, measure."
+    parser = argparse.ArgumentParser(prog="hsplugin", description=about)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_line, description=help_line)

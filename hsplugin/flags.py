@@ -28,7 +28,7 @@ def setting(
     """A dataclass field with a flag.
 
     Args:
-        default: The field's default; None is allowed as a value if it is the default.
+        default: The field's default, an integer, float or text; None, which then is a value too.
         group: Heading of its group of flags.
         about: Help text of the flag.
         least: Smallest value; without one, an integer may be any and a float must be positive.
@@ -67,12 +67,12 @@ def check(table: Any, values: Mapping[str, Any], label: Callable[[str], str] = s
         ValueError: A value is out of its bounds.
     """
     for entry in _settings(table):
-        if entry.name not in values or values[entry.name] is entry.default is None:
+        if entry.name not in values or (values[entry.name] is None and entry.default is None):
             continue
         name, value, kind = label(entry.name), values[entry.name], _kind(entry)
         least, choices = entry.metadata["least"], entry.metadata["choices"]
         if kind is int:
-            check_integer(name, value, least=-(2**31) if least is None else least)
+            check_integer(name, value, least=-(2**31) if least is None else least, most=2**31)
         elif kind is float:
             number = check_positive(name, value) if least is None else check_number(name, value)
             if least is not None and number < least:
@@ -141,7 +141,7 @@ def complete(
     if "config" in given:
         parser = _FileParser(prog=given["config"], add_help=False, allow_abbrev=False)
         add_arguments(parser)
-        from_file = vars(parser.parse_args(_as_flags(Path(given["config"]), list(defaults))))
+        from_file = vars(parser.parse_args(_as_flags(Path(given["config"]), defaults)))
     merged = {**defaults, **from_file, **given}
     if "set" in merged:
         merged["set"] = [*from_file.get("set", []), *given.get("set", [])]
@@ -164,21 +164,24 @@ def read_yaml(path: Path) -> Any:
         raise CommandError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-def _as_flags(path: Path, known: Sequence[str]) -> list[str]:
+def _as_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
     content = read_yaml(path) or {}
     if not isinstance(content, dict):
         raise CommandError(f"{path} must map flags to values")
     flags: list[str] = []
     for key, value in content.items():
         name = str(key).replace("-", "_")
-        if name not in known:
+        if name not in defaults:
+            known = [flag(known)[2:] for known in defaults]
             raise CommandError(f"{path}: {unknown('flag', str(key), known)}")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name == "set":
             if not all(isinstance(options, dict) for options in value.values()):
                 raise CommandError(f"{path}: {key} must map methods to their options and values")
             value = [f"{m}.{o}={v}" for m, options in value.items() for o, v in options.items()]
-        if isinstance(value, bool):
+        if isinstance(value, bool) and isinstance(defaults[name], bool):
             flags.append(flag(name) if value else flag(f"no_{name}"))
+        elif isinstance(value, list):
+            flags += [flag(name), *map(str, value)]
         elif value is not None:
-            flags += [flag(name), *map(str, value if isinstance(value, list) else [value])]
+            flags.append(f"{flag(name)}={value}")
     return flags

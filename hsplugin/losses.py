@@ -21,6 +21,8 @@ from hsplugin.views import Terms, align_uniform, mean_alignment, stack_views
 
 # Features whose norms differ from one by more than this are not meant to lie on the sphere.
 CLEARLY_UNNORMALISED = 1e-2
+# Its name before it moved.
+normalize = unit_rows
 # The indices of two views.
 PAIR = ((0, 1),)
 # Sentinel: the asynchronous copy of the norms' error from a GPU has not finished.
@@ -232,7 +234,7 @@ class AlignUniformLoss(_SphereLoss):
         return self.components(z_a, z_b).loss
 
     def components(self, z_a: Tensor, z_b: Tensor) -> AlignUniformTerms:
-        """Return the loss with its two terms, differentiable like :meth:`forward`."""
+        """Return the loss with its two terms, each differentiable once."""
         return self.of_views({"z_a": z_a, "z_b": z_b}, PAIR)
 
     def of_views(
@@ -249,6 +251,10 @@ class AlignUniformLoss(_SphereLoss):
             TypeError: As :meth:`forward`.
             ValueError: As :meth:`forward`.
         """
+        pairs = tuple(pairs)
+        for pair in pairs:
+            if not all(0 <= index < len(views) for index in pair):
+                raise ValueError(f"pairs must hold indices of the {len(views)} views, got {pair}")
         terms = Terms(
             pairs,
             self.align_weight,

@@ -162,10 +162,11 @@ def _evaluate(
     """Loss, alignment, uniformity; the rows' lengths, uniformity's gradient, and alignment's."""
     lengths = row_lengths(views) if terms.normalize else None
     x = views if lengths is None else views.div_(lengths)
-    align, differences = _alignment(x, terms, need_gradient)
+    # First, as its collectives refuse ranks that differ in dtype or dimension.
     uniform, uniform_gradient = value_and_gradient(
         x, None, terms.t, True, False, terms.gather_distributed, terms.backend, need_gradient
     )
+    align, differences = _alignment(x, terms, need_gradient)
     loss = torch.add(terms.align_weight * align, uniform, alpha=terms.uniform_weight)
     return (loss, align, uniform), (lengths, uniform_gradient, *differences)
 
@@ -178,12 +179,12 @@ def _alignment(x: Tensor, terms: Terms, need_gradient: bool) -> tuple[Tensor, li
     differences = [z[i] - z[j] for i, j in terms.pairs]
     # Not vector_norm, which is wrong by per cents for millions of numbers in float32.
     squares = [difference.square() for difference in differences]
+    if not terms.normalize:  # an infinite feature makes value and gradient NaN
+        squares = [square + 0 * square for square in squares]
     if alpha != 2:
         squares = [square.sum(dim=-1, keepdim=True) for square in squares]
     totals = [power_of_length(square, alpha).sum() for square in squares]
     total = totals[0] if len(totals) == 1 else torch.stack(totals).sum()
-    if not terms.normalize:
-        total = total + 0 * total  # NaN for an infinite feature; unit rows have none
     mean, share = mean_and_share(
         total, len(totals) * x.shape[1], gather_distributed=terms.gather_distributed
     )

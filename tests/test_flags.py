@@ -66,8 +66,9 @@ def test_a_file_comes_before_the_defaults_and_flags_before_the_file(tmp_path: Pa
         ("minimum_heat: hot\n", "invalid int value: 'hot'"),
         ("kind: clay\n", "invalid choice: 'clay'"),
         ("- 1\n", "must map flags to values"),
-        ("litres: {a: 1}\n", "must map methods"),
-        ("litres: true\n", "expected one argument"),
+        ("litres: {a: 1}\n", "invalid float value"),
+        ("litres: true\n", "invalid float value: 'True'"),
+        ("kind: no\n", "invalid choice: 'False'"),
         ("{", "is not YAML"),
     ],
 )

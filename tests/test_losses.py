@@ -197,3 +197,23 @@ def test_public_signatures_are_the_documented_ones():
         "z_a",
         "z_b",
     ]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_an_infinite_distance_makes_the_gradient_nan_too(alpha):
+    far = torch.randn(4, 3)
+    far[0] = 1e20
+    y = torch.randn(4, 3, requires_grad=True)
+    loss = hsplugin.AlignUniformLoss(alpha=alpha, normalize=False)(far, y)
+    loss.backward()
+    assert loss.isnan()
+    assert y.grad[0].isnan().all()
+
+
+def test_pairs_that_name_no_view_are_refused():
+    views = {"z_a": torch.eye(3), "z_b": torch.eye(3)}
+    for pairs in ([(0, 2)], [(-1, 0)]):
+        with pytest.raises(ValueError, match="indices of the 2 views"):
+            hsplugin.AlignUniformLoss().of_views(views, pairs)
+    loss = hsplugin.AlignUniformLoss().of_views(views, iter([(0, 1)])).loss
+    assert torch.equal(loss, hsplugin.AlignUniformLoss()(**views))

@@ -46,6 +46,8 @@ def test_every_term_and_its_gradient_agree_with_the_definition(
         spread = 1.0
     if alpha < 2 and dtype.itemsize == 2:
         dtype = torch.float32
+    if dtype == torch.float16:  # whose gradients a larger factor makes infinite, as it should
+        upstream = tuple(min(factor, 100.0) for factor in upstream)
     leaves = [z.to(dtype).requires_grad_() for z in views(n, d, spread, seed)]
     terms = hsplugin.AlignUniformLoss(0.7, 1.3, alpha, t).components(*leaves)
     sum(u * term for u, term in zip(upstream, terms, strict=True)).backward()

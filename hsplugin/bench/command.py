@@ -10,7 +10,7 @@ import torch
 
 from hsplugin.bench import measuring, report
 from hsplugin.bench.contenders import CONTENDERS
-from hsplugin.checks import unknown
+from hsplugin.checks import check_integer, check_t, unknown
 from hsplugin.errors import CommandError
 
 SIZES = ("64x128", "128x128", "256x128", "512x128", "1024x128", "2048x128", "4096x128")
@@ -65,10 +65,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ("t", "seconds"):
         if not 0 < getattr(args, name) < math.inf:
             raise CommandError(f"--{name} must be above 0 and finite, got {getattr(args, name)}")
-    if args.threads is not None:
-        if args.threads < 1:
-            raise CommandError(f"--threads must be at least 1, got {args.threads}")
-        torch.set_num_threads(args.threads)
+    try:
+        check_t(args.t)
+        if args.threads is not None:
+            torch.set_num_threads(check_integer("--threads", args.threads, least=1, most=1024))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     device = _device(args.device)
     if device == "cpu" and args.contenders is None:
         names.remove("triton")
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _size(text: str) -> tuple[int, int]:
     n, _, d = text.lower().partition("x")
-    if not (n.isdigit() and d.isdigit() and int(n) >= 2 and int(d) >= 1):
+    if not (n.isdecimal() and d.isdecimal() and int(n) >= 2 and int(d) >= 1):
         raise CommandError(
             f"--sizes takes NxD with N >= 2 and D >= 1, such as 4096x128, got {text!r}"
         )

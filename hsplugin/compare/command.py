@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD",
         help=f"any of {', '.join(METHODS)}; default: {' '.join(FIRST_METHODS)}",
     )
-    what.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: 0")
+    what.add_argument(
+        "--seeds", nargs="+", type=int, metavar="SEED", help="seeds of the runs; default: 0"
+    )
     what.add_argument(
         "--set",
         nargs="+",
@@ -117,5 +119,8 @@ def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
         method, dot, name = target.partition(".")
         if not (equals and dot and method and name and text):
             raise CommandError(f"--set {assignment!r}: write METHOD.OPTION=VALUE")
-        options.setdefault(method, {})[name] = yaml.safe_load(text)
+        try:
+            options.setdefault(method, {})[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise CommandError(f"--set {assignment!r}: {text!r} is not a YAML value") from None
     return options

@@ -68,9 +68,16 @@ class Run:
         return self.result.exists()
 
     def read_settings(self) -> dict[str, Any]:
-        """The settings as a mapping, those that an earlier version did not know at default."""
+        """The settings as a mapping, those that an earlier version did not know at default.
+
+        Raises:
+            CommandError: The file is damaged.
+        """
         defaults = {f.name: f.default for f in fields(RunSettings) if f.default is not MISSING}
-        return {**defaults, **read_json(self.settings)}
+        try:
+            return {**defaults, **read_json(self.settings)}
+        except ValueError as error:
+            raise CommandError(f"{self.settings} is damaged ({error}); remove its folder") from None
 
     def read_result(self) -> dict[str, Any]:
         """Settings, measures, ``history`` and ``provenance`` of a finished run.

@@ -126,7 +126,7 @@ def locked(out: Path) -> Iterator[None]:
         lock = FileLock(out / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
-        raise CommandError(f"another comparison is writing to {out}; wait for it") from None
+        raise CommandError(f"another command is writing to {out}; wait for it") from None
     except OSError as error:
         raise CommandError(f"cannot write to {out}: {error.strerror}") from None
     try:

@@ -21,7 +21,7 @@ from hsplugin.errors import CommandError
 from hsplugin.flags import check, defaults_of, flag, setting
 from hsplugin.lab.data import DATA, source
 
-WHAT, BUDGET, WHERE = "data", "budget, unless a grid or --set overrides it", "machine"
+WHAT, BUDGET, WHERE = "data", "budget", "machine"
 BY_DATA = "what suits the data set"
 
 
@@ -40,7 +40,9 @@ class RunSettings:
     """
 
     method: str
-    seed: int = setting(0, WHAT, "of initial weights, order of images, augmentation, --random")
+    seed: int = setting(
+        0, WHAT, "seed of initial weights, order of images, augmentation and --random"
+    )
     data: str = setting("digits", WHAT, f"one of {', '.join(DATA)}, or a folder of images")
     train_size: int | None = setting(
         None, WHAT, "number of training images, a fixed subset", least=2, unset="all"
@@ -57,24 +59,25 @@ class RunSettings:
     dim: int = setting(64, BUDGET, "dimension of the projection", least=2)
     backbone: str = setting("small-conv", BUDGET, "small-conv, or a model of torchvision or timm")
     validations: int = setting(20, BUDGET, "about how many times a run is measured", least=1)
-    precision: str = setting("32-true", BUDGET, "Lightning's flag, such as bf16-mixed")
+    precision: str = setting("32-true", BUDGET, "precision flag of Lightning, such as bf16-mixed")
     framework: str = setting(
         "lightly",
         WHAT,
-        "whose methods; solo runs main_pretrain.py of --solo-checkout",
+        "framework of the methods; solo runs main_pretrain.py of --solo-checkout",
         choices=("lightly", "solo"),
     )
     labels_per_class: int | None = setting(
         None,
         WHAT,
         "labels for kNN and linear probe, averaged over draws; 0 means all",
-        least=1,
+        least=0,
         unset=BY_DATA,
     )
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(type(self), vars(self))
+        object.__setattr__(self, "labels_per_class", self.labels_per_class or None)
 
     @property
     def name(self) -> str:
@@ -116,7 +119,7 @@ class Machine:
     threads: int | None = setting(
         None, WHERE, "CPU threads of one run", least=1, unset="the cores divided by the jobs"
     )
-    accelerator: str = setting("auto", WHERE, "Lightning's flag")
+    accelerator: str = setting("auto", WHERE, "accelerator flag of Lightning, such as cpu or gpu")
     devices: int = setting(1, WHERE, "devices of one run; more than one means DDP", least=1)
     command: tuple[str, ...] = ()
 
@@ -135,7 +138,6 @@ def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
     for name, value in vars(data).items():
         if name in values and values[name] is None:
             values[name] = value
-    values["labels_per_class"] = values["labels_per_class"] or None
     return _checked(RunSettings, values)
 
 

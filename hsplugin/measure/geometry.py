@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from hsplugin.errors import CommandError
@@ -18,6 +17,11 @@ from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityRepo
 from hsplugin.metrics.alpha_req import check_fit_range
 from hsplugin.metrics.jackknife import GroupedMetrics, Jackknifed
 from hsplugin.metrics.sampling import GROUPS
+
+try:
+    from scipy.stats import t as student_t
+except ImportError as error:
+    raise ImportError("intervals need scipy: pip install 'hsplugin[measure]'") from error
 
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
@@ -214,7 +218,7 @@ def _estimate(
         return Estimate(found.value, None, note, f"from {ROWS_A_DIMENSION * dim} rows on")
     if rows < 4 or not (math.isfinite(found.unbiased) and math.isfinite(found.error)):
         return Estimate(found.value, None, note)
-    ends = student_t.interval(options.confidence, found.groups - 1, found.unbiased, found.error)
+    half = float(student_t.ppf((1 + options.confidence) / 2, found.groups - 1)) * found.error
     least, most = metric.bounds(rows, dim)
-    low, high = (min(max(float(end), least), most) for end in ends)
+    low, high = (min(max(found.unbiased + end, least), most) for end in (-half, half))
     return Estimate(found.value, (low, high), note)

@@ -4,11 +4,10 @@ Each metric has a file with its function, its class and what the class declares 
 table lists them, and the monitor, ``hsplugin measure``, sweeps and the functions in
 :mod:`hsplugin.metrics.functional` follow it.
 
-The classes stream: what can be read off running moments keeps O(d^2) numbers and no features, and
-:class:`Uniformity` keeps at most ``max_samples`` rows. They are right under torchmetrics'
-synchronisation over ranks (sizes may differ, a rank may have seen nothing), leave the global
-random state alone, and read no value back to the host before ``compute``: what only the values
-can tell, such as NaN features, is refused there.
+The classes stream: metrics of moments keep O(d^2) numbers and no features, :class:`Uniformity`
+keeps at most ``max_samples`` rows. They support torchmetrics' synchronisation over ranks (sizes may
+differ, a rank may have seen nothing), do not touch the global random state, and read no value back
+to the host before ``compute``, where NaN and infinite features are refused.
 
 Sums are kept in float64, which Apple's GPUs lack: leave the metric on the CPU and move features
 there. As with any metric of torchmetrics, a state saved by one rank and loaded by all counts once

@@ -63,7 +63,7 @@ class Alignment(GeometryMetric):
     takes = ("x", "y")
     settings = ("alpha", "normalize")
     each_step = True
-    note = "0 is best, and what a collapse has"
+    note = "0 is best, and the value of a collapse"
     least_rows = 1
     higher_is_better = False
     distance_sum: Tensor

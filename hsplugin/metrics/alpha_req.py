@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsplugin.checks import check_integer
 from hsplugin.metrics.moments import MomentMetric, Moments
 
 
@@ -92,11 +93,12 @@ def check_fit_range(fit_range: tuple[int, int], dim: int | None = None) -> tuple
     """Return the indices of the eigenvalues to fit.
 
     Raises:
+        TypeError: If an index is no integer.
         ValueError: If fewer than two indices are in the range, or if features of ``dim``
             dimensions have too few in it.
     """
-    first, last = fit_range
-    if not 1 <= first < last:
+    first, last = (check_integer("fit_range", index, least=1) for index in fit_range)
+    if not first < last:
         raise ValueError(f"fit_range must be (first, last) with 1 <= first < last, got {fit_range}")
     if dim is not None and dim < first + 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What every metric shares: declarations, checks, states that merge, and the value of one batch."""
+"""Base of the metrics: declarations, checks, states that merge, and the value of one batch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ _PAIRWISE: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {
     dim_zero_sum: torch.add,
     dim_zero_max: torch.maximum,
 }
-
-
-class MissingInputError(ValueError):
-    """A metric takes something that was not given, such as a second view or labels."""
 
 
 class GeometryMetric(Metric):
@@ -73,6 +69,7 @@ class GeometryMetric(Metric):
     rows: Tensor
     nonfinite_rows: Tensor
 
+    _in_forward = False
     _check: Callable[..., None]
     """Refuse what has a wrong type or shape, and fewer rows than ``min_rows``."""
     _measure: Callable[..., dict[str, Tensor]]
@@ -88,7 +85,6 @@ class GeometryMetric(Metric):
         super().__init__(**kwargs)
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("nonfinite_rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self._in_forward = False
 
     @classmethod
     def build(cls, **settings: Any) -> GeometryMetric:
@@ -101,11 +97,11 @@ class GeometryMetric(Metric):
         return cls(**{name: settings[name] for name in cls.settings if name in settings})
 
     def bounds(self, rows: int, dim: int) -> tuple[float, float]:
-        """The least and the largest value possible for so many rows of so many dimensions."""
+        """The smallest and the largest possible value for these numbers of rows and dimensions."""
         return 0.0, float("inf")
 
     def collapse(self, value: float, dim: int) -> str:
-        """What in the value says that the features collapse, or nothing."""
+        """Why the value shows a collapse of the features, or nothing."""
         return ""
 
     def describe(self, dim: int) -> str:
@@ -141,7 +137,7 @@ class GeometryMetric(Metric):
         """
         try:
             if self._in_forward and int(self.rows) < self.least_rows:
-                return self.rows.new_full((), float("nan"), dtype=torch.float64)
+                return self._undefined()
             self._check_seen()
             return self._value(self._shared(self._states()))
         except Exception:
@@ -203,6 +199,9 @@ class GeometryMetric(Metric):
         """Dimension of the features in the states; 0 before there are any, or if unknown."""
         return 0
 
+    def _undefined(self) -> Tensor:
+        return self.rows.new_full((), float("nan"), dtype=torch.float64)
+
     def _evaluate(self, *inputs: Any) -> Tensor:
         return self._value(self._shared(self._measure(*inputs)))
 
@@ -237,7 +236,9 @@ class GeometryMetric(Metric):
 
     def _reduce_states(self, incoming_state: States) -> None:
         """What torchmetrics calls in ``forward``, ``merge_state`` and ``Running``."""
-        for name, state in self._merge([incoming_state, self._states()]).items():
+        parts = [self._states(), incoming_state]
+        # In forward the incoming state is what was seen before the batch.
+        for name, state in self._merge(parts[::-1] if self._in_forward else parts).items():
             setattr(self, name, state)
 
     def _split(self, groups: int) -> list[GeometryMetric]:
@@ -294,30 +295,6 @@ class GeometryMetric(Metric):
                 f"{name}: {nonfinite} of {rows} rows that {type(self).__name__} has "
                 f"seen hold NaN or infinite values; correct them and call reset()"
             )
-
-
-def select_inputs(
-    takes: Sequence[str],
-    optional: Sequence[str],
-    x: Tensor,
-    y: Tensor | None = None,
-    labels: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """The arguments of a metric's ``update``, from features, their positives and their labels.
-
-    Raises:
-        MissingInputError: If there is no second view or no labels and the metric takes them.
-    """
-    views = None if y is None else torch.stack([x, y], dim=1) if "views" in takes else x
-    given = {"x": x, "y": y, "labels": labels, "views": views}
-    told = {"y": "a pair of views", "views": "a pair of views", "labels": "labels in the batch"}
-    chosen = []
-    for name in takes:
-        value = given[name]
-        if value is None:
-            raise MissingInputError(f"it needs {told[name]}, and there is none")
-        chosen.append(value)
-    return (*chosen, *(value for name in optional if (value := given[name]) is not None))
 
 
 def gather_padded(state: Tensor, group: Any = None) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Metrics of rows that stream by, each with its bias and standard error by a grouped jackknife."""
+"""Metrics of streamed rows, with bias and standard error by a grouped jackknife."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hsplugin.metrics.base import GeometryMetric, select_inputs
+from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.inputs import select_inputs
 from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys
 
 
@@ -30,7 +31,7 @@ class Jackknifed(NamedTuple):
 
 
 class GroupedMetrics:
-    """Some metrics over rows that are dealt at random, by a fixed rule, to groups.
+    """Some metrics over rows that are assigned to groups at random, by a fixed rule.
 
     Metrics of one family, such as those over moments, share their states; a spectrum is computed
     once for all of them.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from hsplugin.potential import log_mean_potential
 
 # With G groups the standard error is itself known to a relative 1 / sqrt(2 (G - 1)), here 18 %.
 GROUPS = 16
@@ -21,6 +26,34 @@ def jackknife(value: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
     unbiased = groups * value - (groups - 1) * without.mean()
     error: Tensor = ((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt()
     return unbiased, error
+
+
+def without_each_group(groups: Sequence[Tensor], t: float, backend: str) -> tuple[Tensor, Tensor]:
+    """Uniformity of the rows of all groups, and of all but each group, as float64.
+
+    The sums of the potential within and between groups give them all; every pair is visited
+    once.
+    """
+    count = len(groups)
+    log_sums = groups[0].new_full((count, count), -math.inf, dtype=torch.float64)
+    pairs = torch.zeros_like(log_sums)
+    for g, rows in enumerate(groups):
+        if len(rows) > 1:
+            pairs[g, g] = len(rows) * (len(rows) - 1) / 2
+            log_sums[g, g] = log_mean_potential(rows, t, backend=backend)
+        for h in range(g):
+            pairs[h, g] = len(rows) * len(groups[h])
+            log_sums[h, g] = log_mean_potential(
+                rows, t, queue=groups[h], intra_batch=False, backend=backend
+            )
+    log_sums = log_sums + pairs.log()
+
+    def over(kept: Tensor) -> Tensor:
+        return log_sums[kept][:, kept].flatten().logsumexp(0) - pairs[kept][:, kept].sum().log()
+
+    everything = torch.ones(count, dtype=torch.bool, device=pairs.device)
+    alone = torch.eye(count, dtype=torch.bool, device=pairs.device)
+    return over(everything), torch.stack([over(everything & ~one) for one in alone])
 
 
 def row_keys(seed: int, rank: int, first: Tensor, count: int) -> Tensor:

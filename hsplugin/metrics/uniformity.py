@@ -1,4 +1,4 @@
-"""Uniformity over everything seen, or over a fair sample of it."""
+"""Uniformity over all rows seen, or over a fair sample of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hsplugin.checks import check_features, check_integer, check_t
 from hsplugin.functional import uniformity_optimum, unit_rows
 from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_labels
-from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys
+from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys, without_each_group
 from hsplugin.potential import check_backend, log_mean_potential
 from hsplugin.potential.distributed import rank
 
@@ -75,8 +75,9 @@ class Uniformity(GeometryMetric):
     Exact over all features seen up to ``max_samples``. Beyond that it is measured over a sample of
     ``max_samples`` rows in which every row seen, on whichever rank, is equally likely: each row is
     given a pseudo-random number, computed from ``seed``, its rank and its position, and those with
-    the least numbers are kept. So a sample can be merged over ranks, goes on after a resume as if
-    it had not been interrupted, is the same on CPU and GPU, and touches no random state.
+    the least numbers are kept. So samples of ranks can be merged, a resumed metric continues as if
+    never interrupted, CPU and GPU agree, and no random state changes. Metrics of one process can be
+    merged (``merge_state``, ``Running``) up to ``max_samples`` rows, or with a ``seed`` each.
     :meth:`report` adds the standard error, the attainable optimum and the gap to it, and the
     uniformity of each class. See :func:`hsplugin.metrics.functional.uniformity`.
 
@@ -167,7 +168,7 @@ class Uniformity(GeometryMetric):
             self._rows_before = None
 
     def report(self) -> UniformityReport:
-        """Return :meth:`compute`'s value beside its error, optimum, gap and classes.
+        """Return :meth:`compute`'s value with its error, optimum, gap and classes.
 
         Under torch.distributed every rank has to call it, as it has to call ``compute``.
 
@@ -228,6 +229,23 @@ class Uniformity(GeometryMetric):
         x = unit_rows(features)
         return x if self.normalize else features.to(x.dtype)
 
+    def _undefined(self) -> Tensor:
+        return self.features.new_full((), math.nan)
+
+    def _reduce_states(self, incoming_state: States) -> None:
+        ours, theirs = self.keys, incoming_state["keys"]
+        if (
+            not self._in_forward
+            and len(ours) + len(theirs) > self.max_samples
+            and bool(torch.isin(ours, theirs).any())
+        ):
+            raise ValueError(
+                f"max_samples={self.max_samples} is less than the rows of both metrics, which drew "
+                f"the same positions for their samples; give each metric its own seed=, or set "
+                f"max_samples to the number of rows"
+            )
+        super()._reduce_states(incoming_state)
+
     def _dim(self, states: States) -> int:
         return states["features"].shape[1] if len(states["keys"]) else 0
 
@@ -256,7 +274,9 @@ class Uniformity(GeometryMetric):
         else:
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
             groups = order.to(x.device).tensor_split(min(GROUPS, len(x) // 2))
-            value, without = self._all_and_without([x[group] for group in groups])
+            value, without = without_each_group(
+                [x[group] for group in groups], self.t, self.backend
+            )
             error = _sampling_error(value, without, len(x), rows)
         self.last_report = self._reported(x, labels, rows, float(value), error)
         return value.to(x.dtype)
@@ -298,40 +318,15 @@ class Uniformity(GeometryMetric):
                 for state, own in zip(states, held, strict=True)
                 if own.any()
             ]
-        value, without = metric._all_and_without([state["features"] for state in states])
+        value, without = without_each_group(
+            [state["features"] for state in states], metric.t, metric.backend
+        )
         x = torch.cat([state["features"] for state in states])
         labels = torch.cat([state["labels"] for state in states])
         rows = sum(int(part.rows) for part in parts)
         error = _sampling_error(value, without, len(x), rows)
         metric.last_report = metric._reported(x, labels, rows, float(value), error)
         return {name: (value, without)}
-
-    def _all_and_without(self, groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Uniformity of the rows of all groups, and of all but each group, as float64.
-
-        The sums of the potential within and between groups give them all; every pair is visited
-        once.
-        """
-        count = len(groups)
-        log_sums = groups[0].new_full((count, count), -math.inf, dtype=torch.float64)
-        pairs = torch.zeros_like(log_sums)
-        for g, rows in enumerate(groups):
-            if len(rows) > 1:
-                pairs[g, g] = len(rows) * (len(rows) - 1) / 2
-                log_sums[g, g] = log_mean_potential(rows, self.t, backend=self.backend)
-            for h in range(g):
-                pairs[h, g] = len(rows) * len(groups[h])
-                log_sums[h, g] = log_mean_potential(
-                    rows, self.t, queue=groups[h], intra_batch=False, backend=self.backend
-                )
-        log_sums = log_sums + pairs.log()
-
-        def over(kept: Tensor) -> Tensor:
-            return log_sums[kept][:, kept].flatten().logsumexp(0) - pairs[kept][:, kept].sum().log()
-
-        everything = torch.ones(count, dtype=torch.bool, device=pairs.device)
-        alone = torch.eye(count, dtype=torch.bool, device=pairs.device)
-        return over(everything), torch.stack([over(everything & ~one) for one in alone])
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

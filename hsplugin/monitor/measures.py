@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hsplugin.metrics.base import MissingInputError, select_inputs
+from hsplugin.metrics.inputs import MissingInputError, select_inputs
 from hsplugin.monitor.taps import Views
 from hsplugin.potential.distributed import world_size
 
@@ -149,7 +149,7 @@ class Measures:
         return values, problems
 
     def collapse(self, values: Mapping[str, float]) -> str:
-        """What in the values says that the features collapse, or nothing."""
+        """Why the values show a collapse of the features, or nothing."""
         found = [
             reason
             for name, metric in self._metrics.items()

@@ -218,8 +218,9 @@ def _(gradient: Tensor, upstream: Tensor, x: Tensor) -> Tensor:
 
 def _refuse_second_derivative(ctx: Any, upstream: Tensor) -> None:
     raise RuntimeError(
-        "the log-mean potential cannot be differentiated twice: its gradient is computed in the "
-        "forward pass; write the loss with torch.cdist where you need double backward"
+        "the log-mean potential, and losses with it, cannot be differentiated twice: the gradient "
+        "is computed in closed form; use AlignLoss for alignment alone, and torch.cdist for the "
+        "potential, where you need double backward"
     )
 
 

@@ -57,6 +57,8 @@ def read_grid(path: Path) -> list[Grid]:
             f"{path} must hold a mapping such as {{method: [simclr], temperature: [0.1, 0.5]}}, "
             "or a list of them"
         )
+    if empty := [name for grid in grids for name, values in grid.items() if values == []]:
+        raise CommandError(f"{path}: {empty[0]} has no values")
     return [
         {
             str(name): values if isinstance(values, list) else [values]
@@ -96,12 +98,12 @@ def _settings(point: Mapping[str, Any], base: Mapping[str, Any]) -> RunSettings:
     method = point.get("method")
     if method is None:
         raise CommandError(f"a grid must name its method, such as method: [{next(iter(METHODS))}]")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise CommandError(unknown("method", str(method), METHODS))
     defaults = METHODS[method].defaults
     # A setting that the method has its own default for, such as a larger projection, is an option
     # of the method; the other settings are shared by all methods.
-    shared = {f.name for f in fields(RunSettings)} - {"options"} - set(defaults)
+    shared = {f.name for f in fields(RunSettings)} - {"options", "framework"} - set(defaults)
     known = {*shared, *defaults, *([ALIGN_SHARE] if "align_weight" in defaults else [])}
     for name in point:
         if name not in known:

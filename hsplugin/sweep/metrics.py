@@ -8,7 +8,7 @@ import torch
 
 from hsplugin.lab.run import Run
 from hsplugin.metrics import METRICS as TABLE
-from hsplugin.metrics.base import select_inputs
+from hsplugin.metrics.inputs import select_inputs
 
 # Column -> (heading, expected sign: less (-1) or more (+1) of it should mean higher accuracy).
 METRICS = {

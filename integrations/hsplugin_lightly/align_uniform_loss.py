@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from hsplugin import losses
@@ -93,7 +94,7 @@ class AlignUniformLoss(losses.AlignUniformLoss):
         gather = self.gather_distributed
         align = mean_alignment(views, losses.PAIR, self.alpha, gather_distributed=gather)
         queries, keys = views.unbind()
-        keys, training = keys.detach(), z_a.requires_grad
+        keys, training = keys.detach(), z_a.requires_grad and torch.is_grad_enabled()
         if training and gather:
             # Lightly's own gathering assumes that all ranks have the same number of keys.
             keys, _ = gather_rows(keys)

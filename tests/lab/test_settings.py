@@ -74,7 +74,7 @@ def test_names_are_those_of_results_that_exist(given, name):
         ("seed", True, TypeError),
         ("validations", 0, ValueError),
         ("train_size", 1, ValueError),
-        ("labels_per_class", 0, ValueError),
+        ("labels_per_class", -1, ValueError),
         ("framework", "solo-learn", ValueError),
         ("backbone", 18, TypeError),
     ],
@@ -93,3 +93,5 @@ def test_a_machine_has_at_least_one_of_each(name):
 def test_the_least_values_are_taken():
     least = {"epochs": 1, "batch_size": 2, "dim": 2, "train_size": 2, "weight_decay": 0, "seed": -1}
     assert RunSettings("simclr", validations=1, labels_per_class=1, **least).dim == 2
+    # 0 means all, and is the same run.
+    assert RunSettings("simclr", labels_per_class=0) == RunSettings("simclr")

@@ -111,3 +111,17 @@ def test_a_picture_of_several_files(tmp_path, monkeypatch):
     arguments = ["x.npy", "plane.npy", "--positive", "y.npy", "--positive", "other.npy"]
     assert main(["measure", *arguments, "--labels", "l.npy", "--picture", "p.png"]) == 0
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "rows", [np.ones((200, 6)), RANDOM.normal(size=(200, 1)), np.zeros((9, 3))]
+)
+def test_values_without_spread_get_an_interval_of_one_point(rows, tmp_path, monkeypatch, recwarn):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", rows)
+    (file,) = measured(tmp_path, "x.npy", "--positive", "x.npy")
+    low, high = file["metrics"]["alignment"]["interval"]
+    assert low == high == file["metrics"]["alignment"]["value"] == 0
+    for metric in file["metrics"].values():
+        assert metric["interval"] is None or metric["interval"][0] <= metric["interval"][1]
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]

@@ -14,7 +14,7 @@ from torchmetrics.wrappers import Running
 from hsplugin import metrics, uniformity_optimum
 from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
-from hsplugin.metrics.base import select_inputs
+from hsplugin.metrics.inputs import select_inputs
 from hsplugin.metrics.jackknife import GroupedMetrics
 
 LABELS = torch.arange(40) % 5
@@ -501,3 +501,18 @@ def test_the_jackknife_is_that_of_metrics_computed_anew_without_each_group(name)
     assert found.error == pytest.approx(
         (4 / 5 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-3
     )
+
+
+def test_samples_that_were_drawn_alike_are_not_merged_beyond_their_size():
+    first, second, other = (metrics.Uniformity(max_samples=30, seed=s) for s in (0, 0, 1))
+    for metric in (first, second, other):
+        metric.update(FEATURES)
+    with pytest.raises(ValueError, match=r"max_samples=30.*seed"):
+        first.merge_state(second)
+    first.merge_state(other)
+    assert (first.report().rows, first.report().kept) == (80, 30)
+    running = Running(metrics.Uniformity(max_samples=30), window=2)
+    for _ in range(2):
+        running.update(FEATURES)
+    with pytest.raises(ValueError, match="max_samples=30"):
+        running.compute()

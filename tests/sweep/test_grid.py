@@ -98,3 +98,20 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, content: st
 def test_a_missing_file_is_refused_by_name(tmp_path: Path):
     with pytest.raises(CommandError, match="cannot read"):
         read_grid(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ("{method: []}", "method has no values"),
+        ("{method: [simclr], temperature: []}", "temperature has no values"),
+        ("{method: [[simclr]]}", "unknown method"),
+        ("{method: [simclr], framework: [solo]}", "framework"),
+    ],
+)
+def test_grids_of_the_wrong_kind_are_refused_in_one_line(tmp_path, grid, said):
+    path = tmp_path / "grid.yaml"
+    path.write_text(grid)
+    with pytest.raises(CommandError, match=said) as caught:
+        encoders(read_grid(path), {})
+    assert "\n" not in str(caught.value)
