@@ -36,7 +36,7 @@ def row_lengths(x: Tensor) -> Tensor:
     """What :func:`unit_rows` divides rows (..., d) by, shape (..., 1)."""
     norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     # Finite rows divided by an infinite length would become zero and not NaN.
-    return torch.nn.functional.threshold(norms + 0 * norms, SHORTEST_ROW, 1.0)
+    return torch.threshold(norms + 0 * norms, SHORTEST_ROW, 1.0)
 
 
 def align_loss(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:

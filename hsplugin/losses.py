@@ -249,11 +249,11 @@ class AlignUniformLoss(_SphereLoss):
 
         Raises:
             TypeError: As :meth:`forward`.
-            ValueError: As :meth:`forward`.
+            ValueError: As :meth:`forward`, or if a pair names no two views.
         """
         pairs = tuple(pairs)
         for pair in pairs:
-            if not all(0 <= index < len(views) for index in pair):
+            if not 0 <= min(pair) <= max(pair) < len(views):
                 raise ValueError(f"pairs must hold indices of the {len(views)} views, got {pair}")
         terms = Terms(
             pairs,
