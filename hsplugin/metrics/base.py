@@ -69,7 +69,8 @@ class GeometryMetric(Metric):
     rows: Tensor
     nonfinite_rows: Tensor
 
-    _in_forward = False
+    # In forward, what was seen before the batch, as torchmetrics then resets the states.
+    _before: States | None = None
     _check: Callable[..., None]
     """Refuse what has a wrong type or shape, and fewer rows than ``min_rows``."""
     _measure: Callable[..., dict[str, Tensor]]
@@ -136,7 +137,7 @@ class GeometryMetric(Metric):
             ValueError: If fewer rows were seen than it takes, or features were NaN or infinite.
         """
         try:
-            if self._in_forward and int(self.rows) < self.least_rows:
+            if self._before is not None and int(self.rows) < self.least_rows:
                 return self._undefined()
             self._check_seen()
             return self._value(self._shared(self._states()))
@@ -155,12 +156,11 @@ class GeometryMetric(Metric):
             TypeError: As ``update``.
             ValueError: As ``update`` and ``compute``.
         """
-        states, count = self._states(), self._update_count
-        self._in_forward = True
+        self._before, count = self._states(), self._update_count
         try:
             return super().forward(*args, **kwargs)
         except Exception:
-            for name, state in states.items():
+            for name, state in self._before.items():
                 setattr(self, name, state)
             self._update_count = count
             self._computed = None
@@ -168,7 +168,7 @@ class GeometryMetric(Metric):
             self._to_sync = self.sync_on_compute
             raise
         finally:
-            self._in_forward = False
+            self._before = None
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw one value, or several such as one an epoch, by torchmetrics' own ``plot``.
@@ -237,8 +237,8 @@ class GeometryMetric(Metric):
     def _reduce_states(self, incoming_state: States) -> None:
         """What torchmetrics calls in ``forward``, ``merge_state`` and ``Running``."""
         parts = [self._states(), incoming_state]
-        # In forward the incoming state is what was seen before the batch.
-        for name, state in self._merge(parts[::-1] if self._in_forward else parts).items():
+        # In forward the incoming state is the earlier one.
+        for name, state in self._merge(parts if self._before is None else parts[::-1]).items():
             setattr(self, name, state)
 
     def _split(self, groups: int) -> list[GeometryMetric]:
@@ -246,16 +246,18 @@ class GeometryMetric(Metric):
         return [copy.deepcopy(self) for _ in range(groups)]
 
     def _leave_one_out(
-        self, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
+        self, whole: Any, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each metric of the family that has a value, that of all parts and without each."""
+        """Of each metric of the family that has a value, that of all parts and without each.
+
+        ``whole`` is what the metrics read their value of all parts off.
+        """
         states = [part._states() for part in parts if int(part.rows)]
         without = [[s for s in states if s is not left_out] for left_out in states]
-        shared = self._shared(self._merge(states))
         values = {
             name: [value]
             for name, metric in family.items()
-            if (value := _value_or_none(metric, shared)) is not None
+            if (value := _value_or_none(metric, whole)) is not None
         }
         for subset in without if len(states) > 1 else ():
             shared = self._shared(self._merge(subset))

@@ -24,7 +24,7 @@ def select_inputs(
     Raises:
         MissingInputError: If there is no second view or no labels and the metric takes them.
     """
-    views = None if y is None else torch.stack([x, y], dim=1) if "views" in takes else x
+    views = torch.stack([x, y], dim=1) if "views" in takes and y is not None else None
     given = {"x": x, "y": y, "labels": labels, "views": views}
     told = {"y": "a pair of views", "views": "a pair of views", "labels": "labels in the batch"}
     chosen = []

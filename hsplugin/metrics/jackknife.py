@@ -51,6 +51,7 @@ class GroupedMetrics:
             family: next(iter(members.values()))._split(groups)
             for family, members in self._families.items()
         }
+        self._whole: dict[tuple[Any, ...], Any] = {}
 
     def update(self, x: Tensor, y: Tensor | None = None, labels: Tensor | None = None) -> None:
         """Add rows; in all calls but the last a multiple of the number of groups.
@@ -71,6 +72,7 @@ class GroupedMetrics:
                 metric = parts[group]
                 metric.update(*select_inputs(metric.takes, metric.optional, *own))  # type: ignore[arg-type]
         self.rows += len(x)
+        self._whole.clear()
 
     def compute(self) -> dict[str, Jackknifed]:
         """Every metric that has a value, of all rows, with its jackknife estimate."""
@@ -82,14 +84,17 @@ class GroupedMetrics:
 
     def whole(self, metric: GeometryMetric) -> Any:
         """What the metric is read off, for all rows: moments, or states."""
-        parts = self._parts[metric._family()]
-        return metric._shared(parts[0]._merge([part._states() for part in parts]))
+        family = metric._family()
+        if family not in self._whole:
+            states = [part._states() for part in self._parts[family]]
+            self._whole[family] = metric._shared(metric._merge(states))
+        return self._whole[family]
 
     def _leave_one_out(
         self, family: tuple[Any, ...], members: Mapping[str, GeometryMetric]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        parts = self._parts[family]
-        return parts[0]._leave_one_out(parts, members)
+        first = next(iter(members.values()))
+        return first._leave_one_out(self.whole(first), self._parts[family], members)
 
     def _deal(self, rows: int, device: torch.device) -> list[Tensor]:
         """Each group's places among the next rows: one in every block of rows, at random."""

@@ -133,7 +133,6 @@ class Uniformity(GeometryMetric):
         self._forbid_merging(max_samples, normalize)
         self.backend = check_backend(backend)
         self.last_report: UniformityReport | None = None
-        self._rows_before: Tensor | None = None
         empty = torch.zeros(0, dtype=torch.int64)
         self.add_state("features", torch.zeros(0, 1), dist_reduce_fx=_join)
         self.add_state("labels", empty, dist_reduce_fx=_join)
@@ -152,20 +151,6 @@ class Uniformity(GeometryMetric):
             ValueError: If a shape is wrong or d differs from that of earlier calls.
         """
         self._add(features, labels)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a batch and return its own uniformity, NaN for a single row.
-
-        Raises:
-            TypeError: As ``update``.
-            ValueError: As ``update`` and ``compute``.
-        """
-        # torchmetrics resets the count of rows meanwhile, on which a row's key depends.
-        self._rows_before = self.rows
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            self._rows_before = None
 
     def report(self) -> UniformityReport:
         """Return :meth:`compute`'s value with its error, optimum, gap and classes.
@@ -217,7 +202,7 @@ class Uniformity(GeometryMetric):
 
     def _measure(self, features: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         x = self._points(features)
-        first = self.rows if self._rows_before is None else self._rows_before
+        first = self.rows if self._before is None else self._before["rows"]
         keys = row_keys(self.seed, rank(), first, len(x))
         labels = torch.full_like(keys, _NO_LABEL) if labels is None else labels.to(torch.int64)
         return {"features": x, "labels": labels, "keys": keys, **self._count(features)}
@@ -235,7 +220,7 @@ class Uniformity(GeometryMetric):
     def _reduce_states(self, incoming_state: States) -> None:
         ours, theirs = self.keys, incoming_state["keys"]
         if (
-            not self._in_forward
+            self._before is None
             and len(ours) + len(theirs) > self.max_samples
             and bool(torch.isin(ours, theirs).any())
         ):
@@ -303,7 +288,7 @@ class Uniformity(GeometryMetric):
         return copies
 
     def _leave_one_out(
-        self, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
+        self, whole: States, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """As for any metric, but every pair of rows is visited once."""
         ((name, metric),) = family.items()
@@ -321,9 +306,7 @@ class Uniformity(GeometryMetric):
         value, without = without_each_group(
             [state["features"] for state in states], metric.t, metric.backend
         )
-        x = torch.cat([state["features"] for state in states])
-        labels = torch.cat([state["labels"] for state in states])
-        rows = sum(int(part.rows) for part in parts)
+        x, labels, rows = whole["features"], whole["labels"], int(whole["rows"])
         error = _sampling_error(value, without, len(x), rows)
         metric.last_report = metric._reported(x, labels, rows, float(value), error)
         return {name: (value, without)}

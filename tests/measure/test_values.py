@@ -125,3 +125,8 @@ def test_values_without_spread_get_an_interval_of_one_point(rows, tmp_path, monk
     for metric in file["metrics"].values():
         assert metric["interval"] is None or metric["interval"][0] <= metric["interval"][1]
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize(("max_samples", "shown"), [(10_000, 150), (60, 60)])
+def test_the_sample_to_draw_is_that_of_uniformity(max_samples, shown):
+    assert len(geometry_of(X, max_samples=max_samples).sample) == shown
