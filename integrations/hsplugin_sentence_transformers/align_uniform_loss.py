@@ -1,0 +1,138 @@
+"""The align/uniform objective in the conventions of sentence-transformers' losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hsplugin import AlignLoss, UniformLoss
+from hsplugin.checks import check_number
+
+
+class AlignUniformLoss(nn.Module):
+    r"""A replacement for ``MultipleNegativesRankingLoss``; embeddings are normalised inside.
+
+    For anchors a, positives p and, if there are any, hard negatives n it is
+
+    .. math::
+        w_a \frac1N \sum_i \|a_i - p_i\|_2^\alpha + w_u \frac{U(a) + U(p \cup n)}{2}, \qquad
+        U(x) = \log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}
+
+    so that a negative is pushed away from every document, its anchor's positive included. In large
+    batches ``align_weight`` and ``t`` of s / 2 come close to ``MultipleNegativesRankingLoss`` with
+    ``scale=s``.
+
+    Equal texts in one batch are pushed apart in vain: train with ``BatchSamplers.NO_DUPLICATES``.
+
+    Source: Wang & Isola, ICML 2020, https://arxiv.org/abs/2005.10242.
+
+    Args:
+        model: The ``SentenceTransformer`` that is trained.
+        align_weight: Weight w_a of alignment.
+        uniform_weight: Weight w_u of uniformity.
+        alpha: Exponent of alignment, above 0.
+        t: Inverse width of the Gaussian in uniformity, above 0.
+        gather_across_devices: Compute both terms over the batches of all devices.
+        log_terms: Return both weighted terms by name, which the trainer adds up and logs. Without
+            it the loss returns their sum, as ``MatryoshkaLoss`` needs.
+
+    Raises:
+        TypeError: If a weight, alpha or t is not a number.
+        ValueError: If alpha or t is not above 0, a weight is not finite or below 0, or
+            torch.distributed is missing.
+
+    Example::
+
+        loss = AlignUniformLoss(model)  # was: MultipleNegativesRankingLoss(model)
+        trainer = SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        align_weight: float = 1.0,
+        uniform_weight: float = 1.0,
+        alpha: float = 2.0,
+        t: float = 2.0,
+        *,
+        gather_across_devices: bool = False,
+        log_terms: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.align_weight = check_number("align_weight", align_weight)
+        self.uniform_weight = check_number("uniform_weight", uniform_weight)
+        if min(self.align_weight, self.uniform_weight) < 0:
+            raise ValueError(
+                "align_weight and uniform_weight must be 0 or above, "
+                f"got {align_weight} and {uniform_weight}"
+            )
+        self.align = AlignLoss(alpha, gather_distributed=gather_across_devices)
+        self.uniform = UniformLoss(t, gather_distributed=gather_across_devices)
+        self.log_terms = log_terms
+
+    def forward(
+        self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None
+    ) -> dict[str, Tensor] | Tensor:
+        """Return the weighted terms, or their sum, of columns (anchor, positive, negative, ...).
+
+        Raises:
+            ValueError: If there are labels or fewer than two columns, or as
+                :class:`hsplugin.AlignLoss` and :class:`hsplugin.UniformLoss`.
+        """
+        embeddings = [self.model(column)["sentence_embedding"] for column in sentence_features]
+        return self.compute_loss_from_embeddings(embeddings, labels)
+
+    def compute_loss_from_embeddings(
+        self, embeddings: list[Tensor], labels: Tensor | None = None
+    ) -> dict[str, Tensor] | Tensor:
+        """Return what :meth:`forward` does, of the columns' embeddings (N, d).
+
+        Raises:
+            ValueError: As :meth:`forward`.
+        """
+        if labels is not None:
+            raise ValueError(
+                "AlignUniformLoss takes every (anchor, positive) as a pair of one meaning and has "
+                "no use for labels; keep such pairs only and remove the column of labels or scores"
+            )
+        if len(embeddings) < 2:
+            raise ValueError(
+                f"AlignUniformLoss needs the columns (anchor, positive), got {len(embeddings)} "
+                "column(s); for SimCSE, use each text as its own positive"
+            )
+        anchors, positives, *negatives = embeddings
+        documents = torch.cat([positives, *negatives])
+        uniform = (self.uniform(anchors) + self.uniform(documents)) / 2
+        terms = {
+            "align": self.align_weight * self.align(anchors, positives),
+            "uniform": self.uniform_weight * uniform,
+        }
+        return terms if self.log_terms else terms["align"] + terms["uniform"]
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings, for the model card."""
+        return {
+            "align_weight": self.align_weight,
+            "uniform_weight": self.uniform_weight,
+            "alpha": self.align.alpha,
+            "t": self.uniform.t,
+            "gather_across_devices": self.align.gather_distributed,
+        }
+
+    @property
+    def citation(self) -> str:
+        """The paper, for the model card."""
+        return """
+@inproceedings{wang2020hypersphere,
+    title={Understanding Contrastive Representation Learning through
+           Alignment and Uniformity on the Hypersphere},
+    author={Tongzhou Wang and Phillip Isola},
+    booktitle={International Conference on Machine Learning},
+    year={2020},
+    url={https://arxiv.org/abs/2005.10242},
+}
+"""
