@@ -23,9 +23,10 @@ class GeometryCallback(TrainerCallback):  # type: ignore[misc]
     """Logs the geometry of training batches, with any loss; never changes training.
 
     Whenever the trainer logs its loss, logs ``geometry/alignment`` of anchors and positives and
-    ``geometry/uniformity`` of anchors, of the last batch on each device. A loss of one column gets
-    uniformity alone. Losses that embed a batch piece by piece (``Cached...``) or several times
-    (``MatryoshkaLoss``) are refused with a warning; use :class:`GeometryEvaluator` with those.
+    ``geometry/uniformity`` of anchors, of the last batch that the first device had. A loss of one
+    column gets uniformity alone. Losses that embed a batch piece by piece (``Cached...``) or
+    several times (``MatryoshkaLoss``) are refused with a warning; use :class:`GeometryEvaluator`
+    with those.
 
     Args:
         trainer: The trainer that this callback is added to, through which it logs.
