@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,17 +10,13 @@ from torch import Tensor
 
 from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances, unit_rows
+from hsplugin.measure.estimates import Estimate, interval
 from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import aligned_chunks, check_rows, classes_of, tensor_of
 from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
 from hsplugin.metrics.alpha_req import check_fit_range
 from hsplugin.metrics.jackknife import GroupedMetrics, Jackknifed
 from hsplugin.metrics.sampling import GROUPS
-
-try:
-    from scipy.stats import t as student_t
-except ImportError as error:
-    raise ImportError("intervals need scipy: pip install 'hsplugin[measure]'") from error
 
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
@@ -47,28 +42,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A metric of the rows, with a confidence interval for that of their population.
-
-    The interval lies around the value with its bias taken out, which for ranks and spectra of few
-    rows is far from the value. It is None where there is none: without the jackknife, and for
-    spectral metrics of fewer than ten rows a dimension. If the spectrum is almost flat, those of
-    ``alpha_req`` and ``nesum`` are too narrow, as their bias is not of order 1/N.
-
-    Attributes:
-        value: The metric of all rows.
-        interval: Lower and upper end, or None.
-        note: How to read the value.
-        missing: Why there is no interval, where more rows would give one.
-    """
-
-    value: float
-    interval: tuple[float, float] | None
-    note: str
-    missing: str = ""
-
-
-@dataclass(frozen=True)
 class Geometry:
     """What was measured of one array of features.
 
@@ -84,6 +57,8 @@ class Geometry:
         sample: Some of the features, on the sphere unless told otherwise.
         sample_classes: Their classes' numbers, -1 without labels.
         distances: Counts of positive distances in 50 bins over [0, 2], None without pairs.
+        other: What was measured of the other side, such as the texts of images.
+        remarks: What a reader has to know of the rows and pairs, one line each.
     """
 
     name: str
@@ -97,6 +72,31 @@ class Geometry:
     sample: Tensor
     sample_classes: Tensor
     distances: Tensor | None
+    other: Geometry | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What is kept of features that have streamed by.
+
+    Attributes:
+        name: The features' name.
+        zero_rows: How many of them are zero.
+        dim: Their dimension.
+        classes: The labels, in the order of their numbers.
+        distances: As in :class:`Geometry`.
+        metrics: Every metric that can be measured.
+        grouped: Their states, by groups of rows.
+    """
+
+    name: str
+    zero_rows: int
+    dim: int
+    classes: list[str]
+    distances: Tensor | None
+    metrics: dict[str, GeometryMetric]
+    grouped: GroupedMetrics
 
 
 def measure(
@@ -106,7 +106,18 @@ def measure(
     options: Options,
     progress: Progress = lambda rows: None,
 ) -> Geometry:
-    """Measure features in one pass, in O(16 d^2 + max_samples d) memory.
+    """Measure features in one pass, in O(16 d^2 + max_samples d) memory; see :func:`summarise`."""
+    return geometry_of(summarise(features, positives, labels, options, progress), options)
+
+
+def summarise(
+    features: Array,
+    positives: Array | None,
+    labels: Array | None,
+    options: Options,
+    progress: Progress = lambda rows: None,
+) -> Summary:
+    """Read features once.
 
     Args:
         features: The embeddings.
@@ -146,29 +157,34 @@ def measure(
         zero_rows += int((x == 0).all(dim=1).sum())
         grouped.update(x, y, numbers)
         progress(grouped.rows)
-    rows = grouped.rows
-    if rows < 2:
-        raise CommandError(f"{features.name}: has {rows} row, but a pair takes two")
+    if grouped.rows < 2:
+        raise CommandError(f"{features.name}: has {grouped.rows} row, but a pair takes two")
+    return Summary(features.name, zero_rows, dim, classes, distances, metrics, grouped)
+
+
+def geometry_of(summary: Summary, options: Options) -> Geometry:
+    """Every metric of what was read."""
+    grouped, metrics = summary.grouped, summary.metrics
     found = grouped.compute()
     uniformity, rank = metrics["uniformity"], metrics["rankme"]
     assert isinstance(uniformity, Uniformity) and uniformity.last_report is not None
     sample = grouped.whole(uniformity)
     return Geometry(
-        features.name,
-        rows,
-        zero_rows,
-        dim,
+        summary.name,
+        grouped.rows,
+        summary.zero_rows,
+        summary.dim,
         {
-            name: _estimate(metric, found[name], rows, dim, options)
+            name: _estimate(metric, found[name], grouped.rows, summary.dim, options)
             for name, metric in metrics.items()
             if name in found
         },
         uniformity.last_report,
-        classes,
+        summary.classes,
         grouped.whole(rank).covariance_spectrum.cpu(),
         sample["features"][:SHOWN_SAMPLE].cpu(),
         sample["labels"][:SHOWN_SAMPLE].cpu(),
-        distances,
+        summary.distances,
     )
 
 
@@ -211,14 +227,10 @@ def _distance_counts(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
 def _estimate(
     metric: GeometryMetric, found: Jackknifed, rows: int, dim: int, options: Options
 ) -> Estimate:
-    note = metric.describe(dim)
+    note, bounds = metric.describe(dim), metric.bounds(rows, dim)
     if not options.intervals:
         return Estimate(found.value, None, note)
     if metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
         return Estimate(found.value, None, note, f"from {ROWS_A_DIMENSION * dim} rows on")
-    if rows < 4 or not (math.isfinite(found.unbiased) and math.isfinite(found.error)):
-        return Estimate(found.value, None, note)
-    half = float(student_t.ppf((1 + options.confidence) / 2, found.groups - 1)) * found.error
-    least, most = metric.bounds(rows, dim)
-    low, high = (min(max(found.unbiased + end, least), most) for end in (-half, half))
-    return Estimate(found.value, (low, high), note)
+    ends = interval(found, bounds, options.confidence) if rows >= 4 else None
+    return Estimate(found.value, ends, note, "", found, bounds)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.inputs import select_inputs
 from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys
 
@@ -22,12 +22,33 @@ class Jackknifed(NamedTuple):
         unbiased: The value with its bias of order 1/N taken out; NaN where there is no estimate.
         error: Standard error of ``unbiased``; NaN where there is no estimate.
         groups: How many groups the estimate rests on.
+        without: The metric without each group, shape (groups,).
     """
 
     value: float
     unbiased: float
     error: float
     groups: int
+    without: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor, without: Tensor) -> Jackknifed:
+        """The estimate from a metric of all rows, and of those without each group."""
+        groups = len(without)
+        if groups < 2:
+            return cls(float(value), math.nan, math.nan, groups, without)
+        unbiased, error = jackknife(value, without)
+        return cls(float(value), float(unbiased), float(error), groups, without)
+
+    def minus(self, other: Jackknifed) -> Jackknifed:
+        """The difference to a metric of other features, with the same rows in each group.
+
+        If they are features of other samples, the error is right too: groups are dealt at random.
+        """
+        value = torch.tensor(self.value - other.value, dtype=torch.float64)
+        if self.groups != other.groups:
+            return Jackknifed.of(value, value.expand(1))
+        return Jackknifed.of(value, self.without - other.without.to(self.without.device))
 
 
 class GroupedMetrics:
@@ -77,7 +98,7 @@ class GroupedMetrics:
     def compute(self) -> dict[str, Jackknifed]:
         """Every metric that has a value, of all rows, with its jackknife estimate."""
         return {
-            name: _estimate(value, without)
+            name: Jackknifed.of(value.double(), without.double())
             for family, members in self._families.items()
             for name, (value, without) in self._leave_one_out(family, members).items()
         }
@@ -86,9 +107,12 @@ class GroupedMetrics:
         """What the metric is read off, for all rows: moments, or states."""
         family = metric._family()
         if family not in self._whole:
-            states = [part._states() for part in self._parts[family]]
-            self._whole[family] = metric._shared(metric._merge(states))
+            self._whole[family] = metric._shared(metric._merge(self.states(metric)))
         return self._whole[family]
+
+    def states(self, metric: GeometryMetric) -> list[States]:
+        """The states of each group, from which a statistic of several sets of rows is made."""
+        return [part._states() for part in self._parts[metric._family()]]
 
     def _leave_one_out(
         self, family: tuple[Any, ...], members: Mapping[str, GeometryMetric]
@@ -103,11 +127,3 @@ class GroupedMetrics:
         order = row_keys(1, 0, first, blocks * self.groups).view(blocks, -1).argsort(dim=1)
         places = order + self.groups * torch.arange(blocks, device=device)[:, None]
         return [column[column < rows] for column in places.T]
-
-
-def _estimate(value: Tensor, without: Tensor) -> Jackknifed:
-    groups = len(without)
-    if groups < 2:
-        return Jackknifed(float(value), math.nan, math.nan, groups)
-    unbiased, error = jackknife(value, without)
-    return Jackknifed(float(value), float(unbiased), float(error), groups)
