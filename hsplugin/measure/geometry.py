@@ -12,7 +12,13 @@ from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances, unit_rows
 from hsplugin.measure.estimates import Estimate, interval
 from hsplugin.measure.readers import Array
-from hsplugin.measure.rows import aligned_chunks, check_rows, classes_of, tensor_of
+from hsplugin.measure.rows import (
+    aligned_chunks,
+    check_dimensions,
+    check_rows,
+    classes_of,
+    tensor_of,
+)
 from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
 from hsplugin.metrics.alpha_req import check_fit_range
 from hsplugin.metrics.jackknife import GroupedMetrics, Jackknifed
@@ -130,10 +136,8 @@ def summarise(
         CommandError: If a file is damaged, rows do not match, or values are NaN or infinite.
     """
     (dim,) = features.shape
-    if positives is not None and positives.shape != features.shape:
-        raise CommandError(
-            f"{positives.name}: has {positives.shape[0]} dimensions, but {features.name} has {dim}"
-        )
+    if positives is not None:
+        check_dimensions(features, positives)
     for other in (positives, labels):
         if other is not None and None not in (other.rows, features.rows):
             check_rows(features, features.rows, other, other.rows)
@@ -150,7 +154,7 @@ def summarise(
             y = tensor_of(positives, other_chunk, grouped.rows, options.device)
             dtype = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(dtype), y.to(dtype)
-            distances += _distance_counts(x, y, options.normalize)
+            distances += count_distances(distances_of(x, y, options))
         if label_chunk is not None:
             numbers = torch.tensor([number[label] for label in label_chunk.astype(str).tolist()])
             numbers = numbers.to(x.device)
@@ -218,10 +222,15 @@ def _chosen_metrics(
     return {name: metric for name, metric in chosen.items() if dim >= metric.least_dim}
 
 
-def _distance_counts(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
-    first, second = (unit_rows(x), unit_rows(y)) if normalize else (x, y)
-    lengths = pair_distances(first, second, 1.0).float().cpu()
-    return torch.histc(lengths, DISTANCE_BINS, 0, 2)
+def distances_of(x: Tensor, y: Tensor, options: Options) -> Tensor:
+    """Euclidean distances of pairs of rows (N, d), on the sphere unless told otherwise."""
+    first, second = (unit_rows(x), unit_rows(y)) if options.normalize else (x, y)
+    return pair_distances(first, second, 1.0)
+
+
+def count_distances(lengths: Tensor) -> Tensor:
+    """How many distances there are in each of ``DISTANCE_BINS`` bins over [0, 2]."""
+    return torch.histc(lengths.float().cpu(), DISTANCE_BINS, 0, 2)
 
 
 def _estimate(
