@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from hsplugin.errors import CommandError
-from hsplugin.functional import pair_distances, unit_rows
+from hsplugin.functional import pair_distances
 from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import aligned_chunks, check_rows, classes_of, tensor_of
 from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
 from hsplugin.metrics.alpha_req import check_fit_range
-from hsplugin.metrics.jackknife import GroupedMetrics, Jackknifed
-from hsplugin.metrics.sampling import GROUPS
+from hsplugin.metrics.directions import directions
+from hsplugin.metrics.jackknife import GroupedMetrics
+from hsplugin.metrics.sampling import GROUPS, Jackknifed
 
 try:
     from scipy.stats import t as student_t
@@ -152,7 +153,7 @@ def measure(
     found = grouped.compute()
     uniformity, rank = metrics["uniformity"], metrics["rankme"]
     assert isinstance(uniformity, Uniformity) and uniformity.last_report is not None
-    sample = grouped.whole(uniformity)
+    sample, moments = grouped.whole(uniformity), grouped.whole(rank)
     return Geometry(
         features.name,
         rows,
@@ -165,7 +166,7 @@ def measure(
         },
         uniformity.last_report,
         classes,
-        grouped.whole(rank).covariance_spectrum.cpu(),
+        (moments.covariance_spectrum * moments.scale**2).detach().cpu(),
         sample["features"][:SHOWN_SAMPLE].cpu(),
         sample["labels"][:SHOWN_SAMPLE].cpu(),
         distances,
@@ -203,7 +204,7 @@ def _chosen_metrics(
 
 
 def _distance_counts(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
-    first, second = (unit_rows(x), unit_rows(y)) if normalize else (x, y)
+    first, second = (directions(x), directions(y)) if normalize else (x, y)
     lengths = pair_distances(first, second, 1.0).float().cpu()
     return torch.histc(lengths, DISTANCE_BINS, 0, 2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,17 +16,63 @@ GROUPS = 16
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
-def jackknife(value: Tensor, without: Tensor) -> tuple[Tensor, Tensor]:
-    """An estimate with its bias of order 1/N taken out, and its standard error.
+class Jackknifed(NamedTuple):
+    """A metric of all rows, and what groups of them tell about its population.
+
+    Attributes:
+        value: The metric of all rows.
+        unbiased: The value with its bias of order 1/N taken out; NaN where there is no estimate.
+        error: Standard error of ``unbiased``; NaN where there is no estimate.
+        groups: How many groups the estimate rests on.
+    """
+
+    value: float
+    unbiased: float
+    error: float
+    groups: int
+
+    @classmethod
+    def of_one(cls, value: Tensor) -> Jackknifed:
+        """A value without estimates."""
+        return cls(float(value), math.nan, math.nan, 1)
+
+
+def jackknife(value: Tensor, without: Tensor) -> Jackknifed:
+    """The jackknife of Quenouille and Tukey, over groups of rows.
 
     Args:
-        value: The estimate from all rows, a scalar.
-        without: The estimates without each of G groups of rows, shape (G,).
+        value: The metric of all rows, a scalar.
+        without: The metric without each of G groups, shape (G,).
     """
     groups = len(without)
+    if groups < 2:
+        return Jackknifed.of_one(value)
     unbiased = groups * value - (groups - 1) * without.mean()
-    error: Tensor = ((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt()
-    return unbiased, error
+    error = ((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt()
+    return Jackknifed(float(value), float(unbiased), float(error), groups)
+
+
+def infinitesimal_jackknife(
+    value: Tensor, by_weight: Tensor, without: Tensor, shares: Tensor
+) -> Jackknifed:
+    """The jackknife with its error to first order, and its bias from fewer, larger folds.
+
+    The error needs only derivatives at the metric of all rows, where the plain jackknife takes a
+    metric, such as an eigenvalue problem, a group. For a mean both are the same.
+
+    Source: Jaeckel, "The infinitesimal jackknife", Bell Laboratories 1972, for the error; Busing et
+    al., "Delete-m jackknife for unequal m", Statistics and Computing 1999, for the bias.
+
+    Args:
+        value: The metric of all rows, a scalar.
+        by_weight: Its derivative by the weight of each of G groups, shape (G,).
+        without: The metric without each of K folds of groups, shape (K,).
+        shares: The share of the rows that each fold holds, shape (K,).
+    """
+    groups = len(by_weight)
+    unbiased = len(without) * value - ((1 - shares) * without).sum()
+    error = (groups / (groups - 1) * (by_weight - by_weight.mean()).square().sum()).sqrt()
+    return Jackknifed(float(value), float(unbiased), float(error), groups)
 
 
 def without_each_group(groups: Sequence[Tensor], t: float, backend: str) -> tuple[Tensor, Tensor]:
