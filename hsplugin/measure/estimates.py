@@ -39,17 +39,20 @@ class Spread(Protocol):
 class Estimate:
     """A metric of the rows, with a confidence interval for that of their population.
 
-    The interval lies around the value with its bias taken out, which for ranks and spectra of few
-    rows is far from the value. It is None where there is none: without the jackknife, and for
-    spectral metrics of fewer than ten rows a dimension. If the spectrum is almost flat, those of
-    ``alpha_req`` and ``nesum`` are too narrow, as their bias is not of order 1/N.
+    A metric that is not linear is biased: ranks of few rows are too low. The interval is that of
+    the grouped jackknife around the value without its bias of order 1/N, extended to the value
+    itself, and cut to the metric's range. So it holds both, and covers the population's metric at
+    least as often as the jackknife's own. There is none without the jackknife, and for spectral
+    metrics of fewer than ten rows a dimension. Measured coverage is in examples/docs/intervals.md.
 
     Attributes:
         value: The metric of all rows.
         interval: Lower and upper end, or None.
         note: How to read the value.
         missing: Why there is no interval, where more rows would give one.
-        spread: What intervals are made of, those of differences too.
+        unbiased: The estimate of the population's metric, the value without its bias; None where
+            there is no interval.
+        spread: What the interval is made of, and those of differences.
         bounds: The smallest and the largest possible value.
     """
 
@@ -57,25 +60,35 @@ class Estimate:
     interval: tuple[float, float] | None
     note: str
     missing: str = ""
+    unbiased: float | None = None
     spread: Spread | None = field(default=None, repr=False, compare=False)
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
+    @classmethod
+    def of(
+        cls,
+        spread: Spread,
+        bounds: tuple[float, float],
+        confidence: float | None,
+        note: str = "",
+        missing: str = "",
+    ) -> Estimate:
+        """An estimate from its spread; without an interval if there is no level of confidence."""
+        known = math.isfinite(spread.unbiased) and math.isfinite(spread.error)
+        if confidence is None or not known:
+            return cls(spread.value, None, note, missing, bounds=bounds)
+        half = float(student_t.isf((1 - confidence) / 2, spread.groups - 1)) * spread.error
+        unbiased, low, high = (
+            min(max(spread.unbiased + end, bounds[0]), bounds[1]) for end in (0.0, -half, half)
+        )
+        if not low <= spread.value <= high:
+            note = "; ".join(filter(None, [note, f"{unbiased:.4f} without the bias of few rows"]))
+        ends = min(low, spread.value), max(high, spread.value)
+        return cls(spread.value, ends, note, missing, unbiased, spread, bounds)
+
     def minus(self, other: Estimate, confidence: float) -> Estimate:
         """The difference to the estimate of other features, with an interval if both have one."""
-        value = self.value - other.value
-        if not (self.interval and other.interval and self.spread and other.spread):
-            return Estimate(value, None, "")
+        if self.spread is None or other.spread is None:
+            return Estimate(self.value - other.value, None, "")
         bounds = self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]
-        spread = self.spread.minus(other.spread)
-        return Estimate(value, interval(spread, bounds, confidence), "", "", spread, bounds)
-
-
-def interval(
-    spread: Spread, bounds: tuple[float, float], confidence: float
-) -> tuple[float, float] | None:
-    """Student's interval within the bounds, or None if the error is unknown."""
-    if not (math.isfinite(spread.unbiased) and math.isfinite(spread.error)):
-        return None
-    half = float(student_t.ppf((1 + confidence) / 2, spread.groups - 1)) * spread.error
-    low, high = (min(max(spread.unbiased + end, bounds[0]), bounds[1]) for end in (-half, half))
-    return low, high
+        return Estimate.of(self.spread.minus(other.spread), bounds, confidence)

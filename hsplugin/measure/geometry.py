@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hsplugin.errors import CommandError
-from hsplugin.functional import pair_distances, unit_rows
-from hsplugin.measure.estimates import Estimate, interval
+from hsplugin.functional import pair_distances
+from hsplugin.measure.estimates import Estimate
 from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import (
     aligned_chunks,
@@ -21,8 +21,9 @@ from hsplugin.measure.rows import (
 )
 from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
 from hsplugin.metrics.alpha_req import check_fit_range
-from hsplugin.metrics.jackknife import GroupedMetrics, Jackknifed
-from hsplugin.metrics.sampling import GROUPS
+from hsplugin.metrics.directions import directions
+from hsplugin.metrics.jackknife import GroupedMetrics
+from hsplugin.metrics.sampling import GROUPS, Jackknifed
 
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
@@ -172,7 +173,7 @@ def geometry_of(summary: Summary, options: Options) -> Geometry:
     found = grouped.compute()
     uniformity, rank = metrics["uniformity"], metrics["rankme"]
     assert isinstance(uniformity, Uniformity) and uniformity.last_report is not None
-    sample = grouped.whole(uniformity)
+    sample, moments = grouped.whole(uniformity), grouped.whole(rank)
     return Geometry(
         summary.name,
         grouped.rows,
@@ -185,7 +186,7 @@ def geometry_of(summary: Summary, options: Options) -> Geometry:
         },
         uniformity.last_report,
         summary.classes,
-        grouped.whole(rank).covariance_spectrum.cpu(),
+        (moments.covariance_spectrum * moments.scale**2).detach().cpu(),
         sample["features"][:SHOWN_SAMPLE].cpu(),
         sample["labels"][:SHOWN_SAMPLE].cpu(),
         summary.distances,
@@ -224,7 +225,7 @@ def _chosen_metrics(
 
 def distances_of(x: Tensor, y: Tensor, options: Options) -> Tensor:
     """Euclidean distances of pairs of rows (N, d), on the sphere unless told otherwise."""
-    first, second = (unit_rows(x), unit_rows(y)) if options.normalize else (x, y)
+    first, second = (directions(x), directions(y)) if options.normalize else (x, y)
     return pair_distances(first, second, 1.0)
 
 
@@ -236,10 +237,8 @@ def count_distances(lengths: Tensor) -> Tensor:
 def _estimate(
     metric: GeometryMetric, found: Jackknifed, rows: int, dim: int, options: Options
 ) -> Estimate:
-    note, bounds = metric.describe(dim), metric.bounds(rows, dim)
-    if not options.intervals:
-        return Estimate(found.value, None, note)
-    if metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
-        return Estimate(found.value, None, note, f"from {ROWS_A_DIMENSION * dim} rows on")
-    ends = interval(found, bounds, options.confidence) if rows >= 4 else None
-    return Estimate(found.value, ends, note, "", found, bounds)
+    note, missing = metric.describe(dim), ""
+    confidence = options.confidence if options.intervals and rows >= 4 else None
+    if confidence and metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
+        confidence, missing = None, f"from {ROWS_A_DIMENSION * dim} rows on"
+    return Estimate.of(found, metric.bounds(rows, dim), confidence, note, missing)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.estimates import Estimate, interval
+from hsplugin.measure.estimates import Estimate
 from hsplugin.measure.geometry import (
     DISTANCE_BINS,
     Geometry,
@@ -129,10 +129,9 @@ class Pairs:
             independent,
         )
         metric = Alignment(self.options.alpha, normalize=self.options.normalize)
-        bounds = metric.bounds(len(values), 1)
-        ends = interval(mean, bounds, self.options.confidence) if self.options.intervals else None
+        confidence = self.options.confidence if self.options.intervals else None
         note = f"{metric.note}; over {len(values)} pairs"
-        return Estimate(mean.value, ends, note, "", mean, bounds)
+        return Estimate.of(mean, metric.bounds(len(values), 1), confidence, note)
 
 
 def _added(totals: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -90,6 +90,7 @@ def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
         name: {
             "value": estimate.value if math.isfinite(estimate.value) else None,
             "interval": estimate.interval,
+            "unbiased": estimate.unbiased,
         }
         for name, estimate in estimates.items()
     }

@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hsplugin.measure.estimates import Estimate, interval
+from hsplugin.measure.estimates import Estimate
 from hsplugin.measure.geometry import Geometry, Options, Progress, Summary, geometry_of, summarise
 from hsplugin.measure.listed import Kept, PairList, add_listed
 from hsplugin.measure.pairs import Pairs, with_pairs
 from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import check_dimensions, tensor_of, together
-from hsplugin.metrics.jackknife import Jackknifed
 from hsplugin.metrics.moments import Moments
+from hsplugin.metrics.sampling import jackknife
 from hsplugin.potential import log_mean_potential
 
 MOST_AT_ONCE = 256
@@ -118,9 +118,9 @@ def _between(x: Summary, y: Summary, together: bool, options: Options) -> dict[s
             statistic(torch.tensor([place != group for place in range(len(there))]) & there)
             for group in groups
         ]
-        spread = Jackknifed.of(statistic(there), torch.stack(without))
-        ends = interval(spread, bounds, options.confidence)
-        estimates[name] = Estimate(spread.value, ends, about, "", spread, bounds)
+        spread = jackknife(statistic(there), torch.stack(without))
+        confidence = options.confidence if options.intervals else None
+        estimates[name] = Estimate.of(spread, bounds, confidence, about)
     return estimates
 
 

@@ -161,16 +161,19 @@ def test_users_and_items_by_their_own_ids():
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_the_error_of_pairs_counts_every_two_that_share_a_row(sides):
-    i, j = RANDOM.integers(0, 30, 200), RANDOM.integers(0, 30, 200)
+    random = np.random.default_rng(0)
+    i, j = random.integers(0, 30, 200), random.integers(0, 30, 200)
+    # Rows of their own difficulty, which all pairs of such a row share.
+    x, y = (definitions.unit(random.normal([4, 0, 0], size=(30, 3))) for _ in range(2))
     # Each pair once; the formula counts the products of a repeated pair twice.
     i, j = np.unique(np.sort([i, j], axis=0) if sides == 1 else [i, j], axis=1)
-    other = UNIT_X if sides == 1 else UNIT_Y
+    y = x if sides == 1 else y
     pairs = Pairs(Options(), sides)
     for here in np.array_split(np.arange(len(i)), 3):
-        pairs.add(i[here], j[here], torch.from_numpy(UNIT_X[i[here]]),
-                  torch.from_numpy(other[j[here]]))  # fmt: skip
+        first, second = torch.from_numpy(x[i[here]]), torch.from_numpy(y[j[here]])
+        pairs.add(i[here], j[here], first, second)
     spread = pairs.alignment().spread
-    residual = np.square(UNIT_X[i] - other[j]).sum(axis=1)
+    residual = np.square(x[i] - y[j]).sum(axis=1)
     residual -= residual.mean()
     variance = 0.0
     for p in range(len(i)):
@@ -179,6 +182,7 @@ def test_the_error_of_pairs_counts_every_two_that_share_a_row(sides):
             if sides == 1:
                 shares |= i[p] == j[q] or j[p] == i[q]
             variance += shares * residual[p] * residual[q]
+    assert variance > 2 * np.square(residual).sum()
     factor = spread.groups / (spread.groups - 1)
     assert spread.error == pytest.approx((factor * variance) ** 0.5 / len(i))
 
