@@ -21,8 +21,11 @@ Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .s
 are not trusted: nothing in them is executed; .pt needs torch 2.10 or later, which ensures this.
 
 Intervals are confidence intervals for the population, if rows are independent samples of it. A
-grouped jackknife gives them and corrects bias: with few rows, the plain value of a rank or spectrum
-can lie outside its interval.
+grouped jackknife gives them and takes out bias: the rank or spectrum of few rows can lie at one end
+of its interval. Pairs in a file (--pairs) may share rows; their interval takes that into account.
+
+Several files are one table, with the differences to the first. If row i of each is the same sample,
+their intervals take that into account too.
 
   hsplugin measure embeddings.npy
   hsplugin measure view1.npy --positive view2.npy --labels labels.npy

@@ -12,6 +12,10 @@ except ImportError as error:
     raise ImportError("intervals need scipy: pip install 'hsplugin[measure]'") from error
 
 
+# Half of the last decimal of a report.
+SHOWN = 5e-5
+
+
 class Spread(Protocol):
     """An estimate with its standard error, and that of its difference to another one."""
 
@@ -81,7 +85,7 @@ class Estimate:
         unbiased, low, high = (
             min(max(spread.unbiased + end, bounds[0]), bounds[1]) for end in (0.0, -half, half)
         )
-        if not low <= spread.value <= high:
+        if not low <= spread.value <= high and abs(unbiased - spread.value) > SHOWN:
             note = "; ".join(filter(None, [note, f"{unbiased:.4f} without the bias of few rows"]))
         ends = min(low, spread.value), max(high, spread.value)
         return cls(spread.value, ends, note, missing, unbiased, spread, bounds)

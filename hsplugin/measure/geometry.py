@@ -29,6 +29,8 @@ MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
 # With fewer rows a dimension, a jackknife cannot take out the bias of a spectrum.
 ROWS_A_DIMENSION = 10
+# With fewer rows there is no interval.
+FEWEST_ROWS = 4
 SHOWN_SAMPLE = 2000
 
 Progress = Callable[[int], None]
@@ -238,7 +240,7 @@ def _estimate(
     metric: GeometryMetric, found: Jackknifed, rows: int, dim: int, options: Options
 ) -> Estimate:
     note, missing = metric.describe(dim), ""
-    confidence = options.confidence if options.intervals and rows >= 4 else None
+    confidence = options.confidence if options.intervals and rows >= FEWEST_ROWS else None
     if confidence and metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
         confidence, missing = None, f"from {ROWS_A_DIMENSION * dim} rows on"
     return Estimate.of(found, metric.bounds(rows, dim), confidence, note, missing)

@@ -58,13 +58,13 @@ class PairList:
                 _row_numbers(self.name, end, done, lookup, size)
                 for end, lookup, size in zip(ends, known, sizes, strict=True)
             )
-            good = slice(None)
             if self.scores is not None:
                 good = scores_of(self.scores, chunks[-1], done) >= self.least
-            for start in range(0, len(i[good]), LOOKED_UP_AT_ONCE):
+                i, j = i[good], j[good]
+            for start in range(0, len(i), LOOKED_UP_AT_ONCE):
                 here = slice(start, start + LOOKED_UP_AT_ONCE)
-                yield i[good][here], j[good][here]
-            done += len(i)
+                yield i[here], j[here]
+            done += len(chunks[0])
 
 
 @dataclass

@@ -135,7 +135,8 @@ class Pairs:
 
 
 def _added(totals: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    more = np.bincount(rows, values, len(totals))
+    # Without any rows numpy counts in integers.
+    more = np.bincount(rows, values, len(totals)).astype(np.float64)
     more[: len(totals)] += totals
     return more
 

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from hsplugin.measure.estimates import Estimate
-from hsplugin.measure.geometry import Geometry, Options, Progress, Summary, geometry_of, summarise
+from hsplugin.measure.geometry import (
+    FEWEST_ROWS,
+    Geometry,
+    Options,
+    Progress,
+    Summary,
+    geometry_of,
+    summarise,
+)
 from hsplugin.measure.listed import Kept, PairList, add_listed
 from hsplugin.measure.pairs import Pairs, with_pairs
 from hsplugin.measure.readers import Array
@@ -112,6 +120,8 @@ def _between(x: Summary, y: Summary, together: bool, options: Options) -> dict[s
         "modality_gap": (gap, (0.0, most), "0 if both sides have one mean"),
     }
     groups = [group for group in range(len(there)) if there[group]]
+    rows = min(x.grouped.rows, y.grouped.rows)
+    confidence = options.confidence if options.intervals and rows >= FEWEST_ROWS else None
     estimates = {}
     for name, (statistic, bounds, about) in found.items():
         without = [
@@ -119,7 +129,6 @@ def _between(x: Summary, y: Summary, together: bool, options: Options) -> dict[s
             for group in groups
         ]
         spread = jackknife(statistic(there), torch.stack(without))
-        confidence = options.confidence if options.intervals else None
         estimates[name] = Estimate.of(spread, bounds, confidence, about)
     return estimates
 

@@ -159,6 +159,14 @@ def test_users_and_items_by_their_own_ids():
     )  # fmt: skip
 
 
+def test_pairs_of_equal_rows_are_pairs():
+    """Sentences may stand in a pair with themselves, which is no reason to leave them out."""
+    np.save("score.npy", np.arange(300))
+    file = measured("x.npy", "--positive", "x.npy", "--scores", "score.npy", "--min-score", "0")
+    assert file["metrics"]["alignment"] == {"value": 0, "interval": [0, 0], "unbiased": 0}
+    assert file["rows"] == 300
+
+
 @pytest.mark.parametrize("sides", [1, 2])
 def test_the_error_of_pairs_counts_every_two_that_share_a_row(sides):
     random = np.random.default_rng(0)
