@@ -19,8 +19,8 @@ Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .s
 are not trusted: nothing in them is executed; .pt needs torch 2.10 or later, which ensures this.
 
 Intervals are confidence intervals for the population, if rows are independent samples of it. A
-grouped jackknife gives them and corrects bias: with few rows, the plain value of a rank or spectrum
-can lie outside its interval.
+grouped jackknife gives them and takes out bias: the rank or spectrum of few rows can lie at one end
+of its interval.
 
   hsplugin measure embeddings.npy
   hsplugin measure view1.npy --positive view2.npy --labels labels.npy
@@ -166,8 +166,8 @@ def _check(args: argparse.Namespace) -> None:
             f"give it once for each, in the same order"
         )
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones((), dtype=torch.float64, device=args.device).item()
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise CommandError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
 
 

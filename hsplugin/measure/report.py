@@ -53,18 +53,23 @@ def as_json(geometries: list[Geometry], options: Options) -> str:
                 "zero_rows": geometry.zero_rows,
                 "dim": geometry.dim,
                 "metrics": {
-                    metric: {"value": number(e.value), "interval": e.interval}
+                    metric: {
+                        "value": number(e.value),
+                        "interval": e.interval,
+                        "unbiased": None if e.unbiased is None else number(e.unbiased),
+                    }
                     for metric, e in geometry.metrics.items()
                 },
                 "uniformity": {
                     "optimum": report.optimum,
-                    "gap": report.gap,
+                    "gap": number(report.gap),
                     "kept": report.kept,
                     "per_class": {
-                        geometry.classes[place]: value for place, value in report.per_class.items()
+                        geometry.classes[place]: number(value)
+                        for place, value in report.per_class.items()
                     },
                 },
-                "covariance_spectrum": geometry.spectrum.tolist(),
+                "covariance_spectrum": [number(value) for value in geometry.spectrum.tolist()],
             }
         )
     settings = {
@@ -97,7 +102,9 @@ def picture(geometries: list[Geometry], path: Path) -> None:
     for geometry in geometries:
         values = geometry.spectrum[geometry.spectrum > 0]
         spectra.plot(range(1, len(values) + 1), values.numpy(), label=Path(geometry.name).name)
-    spectra.set(xscale="log", yscale="log", xlabel="index", ylabel="eigenvalue of the covariance")
+    spectra.set(xlabel="index", ylabel="eigenvalue of the covariance")
+    if any((geometry.spectrum > 0).any() for geometry in geometries):
+        spectra.set(xscale="log", yscale="log")
     spectra.legend(fontsize=7)
     for geometry in paired:
         assert geometry.distances is not None
