@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 
 from hsplugin.checks import check_integer, check_positive, check_t
 from hsplugin.errors import CommandError
+from hsplugin.measure import request
 
 DESCRIPTION = """\
 Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .safetensors, .csv or
@@ -26,6 +28,10 @@ of its interval.
   hsplugin measure view1.npy --positive view2.npy --labels labels.npy
   hsplugin measure run1.npz run2.npz --key z1 --positive-key z2 --label-key y --picture runs.png
   hsplugin measure table.csv --key 'a*' --positive-key 'b*' --label-key class
+  hsplugin measure run1.npy run2.npy --sort uniformity --csv runs.csv --html runs.html
+  hsplugin measure sts.parquet --key a --positive-key b --pair-score score --min-score 4
+  hsplugin measure clip.npz --key image_embeds --other-key text_embeds
+  hsplugin measure users.npy --other items.npy --pairs clicks.csv
 """
 # Options with a bound, each with the function that checks it.
 CHECKS: dict[str, Callable[[str, object], object]] = {
@@ -55,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--positive-key", metavar="KEY", help="its name, in FILE or --positive")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class of each row")
     parser.add_argument("--label-key", metavar="KEY", help="its name, in FILE or --labels")
+    request.add_arguments(parser)
     parser.add_argument("--alpha", type=float, default=2.0, help="exponent of alignment")
     parser.add_argument("--t", type=float, default=2.0, help="inverse width of uniformity")
     parser.add_argument(
@@ -81,11 +88,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-intervals",
         dest="intervals",
         action="store_false",
-        help="no jackknife: a sixteenth of the memory and of the eigenvalue problems",
+        help="no jackknife: a sixteenth of the memory, and a fifth of the eigenvalue problems",
     )
     parser.add_argument("--device", default="cpu", help="device to compute on, such as cuda")
+    parser.add_argument(
+        "--sort",
+        metavar="METRIC",
+        help="order several files by a metric, the best first",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all values as JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a line a file")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw (.png, .svg, .pdf)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write a page with tables and figures"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,11 +110,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: If a file or an option cannot be used.
     """
-    from hsplugin.measure.geometry import Options, measure
-    from hsplugin.measure.readers import find_array
+    from hsplugin.measure.comparison import as_csv, as_text, check_metric, compare
+    from hsplugin.measure.geometry import Options
     from hsplugin.measure.report import as_json, picture, table
 
     _check(args)
+    if args.sort:
+        check_metric(args.sort)
     options = Options(
         alpha=args.alpha,
         t=args.t,
@@ -110,29 +128,12 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
     )
     geometries = []
-    for place, path in enumerate(args.files):
-        # What the same file holds for another purpose is not a feature.
-        others = [
-            key
-            for key, file in ((args.positive_key, args.positive), (args.label_key, args.labels))
-            if key and not file
-        ]
-        features = find_array(
-            path, args.key, dimensions=2, purpose="features (--key)", others=others
-        )
-        positives = labels = None
-        if args.positive or args.positive_key:
-            file = args.positive[place] if args.positive else path
-            positives = find_array(
-                file, args.positive_key, dimensions=2, purpose="positives (--positive-key)"
-            )
-        if args.labels or args.label_key:
-            labels = find_array(
-                args.labels or path, args.label_key, dimensions=1, purpose="labels (--label-key)"
-            )
+    for place in range(len(args.files)):
+        asked = request.find(args, place)
+        features = asked.features
         try:
             with _progress(features.name, features.rows) as progress:
-                geometries.append(measure(features, positives, labels, options, progress))
+                geometries.append(asked.measure(options, progress))
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
@@ -141,12 +142,22 @@ def run(args: argparse.Namespace) -> int:
                 f"{features.name}: {features.shape[0]} dimensions take more memory than there "
                 f"is{spare}"
             ) from error
-        print(table(geometries[-1], options), flush=True)
+    entries = compare(geometries, options, args.sort)
+    if len(entries) == 1:
+        print(table(geometries[0], options), flush=True)
+    else:
+        print(as_text(entries, options, shutil.get_terminal_size((120, 24)).columns), flush=True)
     try:
         if args.json:
             args.json.write_text(as_json(geometries, options) + "\n")
+        if args.csv:
+            args.csv.write_text(as_csv(entries))
         if args.picture:
             picture(geometries, args.picture)
+        if args.html:
+            from hsplugin.measure.page import page
+
+            args.html.write_text(page(entries, options), encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot write: {error}") from error
     return 0
@@ -160,11 +171,7 @@ def _check(args: argparse.Namespace) -> None:
             raise CommandError(f"--{error}") from error
     if not 0 < args.confidence < 1:
         raise CommandError(f"--confidence must lie between 0 and 1, got {args.confidence}")
-    if args.positive and len(args.positive) != len(args.files):
-        raise CommandError(
-            f"--positive is given {len(args.positive)} times for {len(args.files)} files; "
-            f"give it once for each, in the same order"
-        )
+    request.check(args)
     try:
         torch.ones((), dtype=torch.float64, device=args.device).item()
     except (RuntimeError, TypeError, AssertionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import zip_longest
 
@@ -32,6 +33,16 @@ def check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> No
         )
 
 
+def check_dimensions(a: Array, b: Array) -> None:
+    """Refuse features of different dimension: they have no distance.
+
+    Raises:
+        CommandError: If so.
+    """
+    if a.shape != b.shape:
+        raise CommandError(f"{b.name}: has {b.shape[0]} dimensions, but {a.name} has {a.shape[0]}")
+
+
 def aligned_chunks(
     features: Array, positives: Array | None, labels: Array | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
@@ -40,20 +51,37 @@ def aligned_chunks(
     Raises:
         CommandError: If an array ends before another, or a file is damaged.
     """
-    rows = max(1, CHUNK_BYTES // (8 * features.shape[0] * GROUPS)) * GROUPS
-    done = 0
     others = [a for a in (positives, labels) if a is not None]
-    for chunks in zip_longest(*(a.chunks(rows) for a in (features, *others))):
-        sizes = [0 if chunk is None else len(chunk) for chunk in chunks]
-        for other, size in zip(others, sizes[1:], strict=True):
-            check_rows(features, done + sizes[0], other, done + size)
-        done += sizes[0]
+    for chunks in together(features, *others):
         rest = iter(chunks[1:])
         yield (
             chunks[0],
             next(rest) if positives is not None else None,
             next(rest) if labels is not None else None,
         )
+
+
+def together(
+    first: Array, *others: Array, rows: int | None = None
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield chunks of the same rows of each array, as long as :func:`aligned_chunks` makes them.
+
+    Args:
+        first: An array.
+        others: More of them.
+        rows: Another number of rows a chunk.
+
+    Raises:
+        CommandError: If an array ends before another, or a file is damaged.
+    """
+    rows = rows or max(1, CHUNK_BYTES // (8 * math.prod(first.shape) * GROUPS)) * GROUPS
+    done = 0
+    for chunks in zip_longest(*(array.chunks(rows) for array in (first, *others))):
+        sizes = [0 if chunk is None else len(chunk) for chunk in chunks]
+        for other, size in zip(others, sizes[1:], strict=True):
+            check_rows(first, done + sizes[0], other, done + size)
+        done += sizes[0]
+        yield chunks
 
 
 def classes_of(labels: Array) -> list[str]:
@@ -98,3 +126,19 @@ def tensor_of(array: Array, chunk: np.ndarray, done: int, device: str) -> Tensor
             f"missing values; leave such rows out"
         )
     return x
+
+
+def scores_of(array: Array, chunk: np.ndarray, done: int) -> np.ndarray:
+    """A chunk of scores, starting at row ``done``, as float64.
+
+    Raises:
+        CommandError: If one is no finite number.
+    """
+    try:
+        values = chunk.astype(np.float64)
+    except ValueError as error:
+        raise CommandError(f"{array.name}: a score is no number: {error}") from error
+    if not np.isfinite(values).all():
+        row = done + int(np.flatnonzero(~np.isfinite(values))[0])
+        raise CommandError(f"{array.name}: row {row} (counted from 0) has no finite score")
+    return values

@@ -89,10 +89,14 @@ class GroupedMetrics:
         """What the metric is read off, for all rows: moments, or states."""
         return self._whole_of(metric)[1]
 
+    def states(self, metric: GeometryMetric) -> list[States]:
+        """The states of each group, from which a statistic of several sets of rows is made."""
+        return [part._states() for part in self._parts[metric._family()]]
+
     def _whole_of(self, metric: GeometryMetric) -> tuple[States, Any]:
         family = metric._family()
         if family not in self._whole:
-            states = metric._merge([part._states() for part in self._parts[family]])
+            states = metric._merge(self.states(metric))
             if self.groups > 1:
                 states = {
                     name: state.double().requires_grad_()

@@ -24,17 +24,37 @@ class Jackknifed(NamedTuple):
         unbiased: The value with its bias of order 1/N taken out; NaN where there is no estimate.
         error: Standard error of ``unbiased``; NaN where there is no estimate.
         groups: How many groups the estimate rests on.
+        deviations: What each group adds to the error, shape (groups,): its root sum of squares.
     """
 
     value: float
     unbiased: float
     error: float
     groups: int
+    deviations: Tensor
 
     @classmethod
     def of_one(cls, value: Tensor) -> Jackknifed:
         """A value without estimates."""
-        return cls(float(value), math.nan, math.nan, 1)
+        return cls(float(value), math.nan, math.nan, 1, torch.full((1,), math.nan))
+
+    @classmethod
+    def of_groups(cls, value: Tensor, unbiased: Tensor, deviations: Tensor) -> Jackknifed:
+        """A value whose error is the root sum of squares of what each group adds to it."""
+        error = float(deviations.square().sum().sqrt())
+        return cls(float(value), float(unbiased), error, len(deviations), deviations)
+
+    def minus(self, other: Jackknifed) -> Jackknifed:
+        """The difference to the same metric of other features.
+
+        If row i of both is the same sample, a group holds the same samples of both, and what they
+        share cancels. The error of independent samples is right too: groups are dealt at random.
+        """
+        value = torch.tensor(self.value - other.value, dtype=torch.float64)
+        if self.groups != other.groups:
+            return Jackknifed.of_one(value)
+        unbiased = torch.tensor(self.unbiased - other.unbiased, dtype=torch.float64)
+        return Jackknifed.of_groups(value, unbiased, self.deviations - other.deviations)
 
 
 def jackknife(value: Tensor, without: Tensor) -> Jackknifed:
@@ -48,8 +68,8 @@ def jackknife(value: Tensor, without: Tensor) -> Jackknifed:
     if groups < 2:
         return Jackknifed.of_one(value)
     unbiased = groups * value - (groups - 1) * without.mean()
-    error = ((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt()
-    return Jackknifed(float(value), float(unbiased), float(error), groups)
+    deviations = ((groups - 1) / groups) ** 0.5 * (without.mean() - without)
+    return Jackknifed.of_groups(value, unbiased, deviations.cpu())
 
 
 def infinitesimal_jackknife(
@@ -71,8 +91,8 @@ def infinitesimal_jackknife(
     """
     groups = len(by_weight)
     unbiased = len(without) * value - ((1 - shares) * without).sum()
-    error = (groups / (groups - 1) * (by_weight - by_weight.mean()).square().sum()).sqrt()
-    return Jackknifed(float(value), float(unbiased), float(error), groups)
+    deviations = (groups / (groups - 1)) ** 0.5 * (by_weight - by_weight.mean())
+    return Jackknifed.of_groups(value, unbiased, deviations)
 
 
 def without_each_group(groups: Sequence[Tensor], t: float, backend: str) -> tuple[Tensor, Tensor]:

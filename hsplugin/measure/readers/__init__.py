@@ -19,7 +19,7 @@ from hsplugin.measure.readers.npy import open_npy, open_npz
 from hsplugin.measure.readers.parquet import open_parquet
 from hsplugin.measure.readers.tensors import open_pt, open_safetensors
 
-__all__ = ["READERS", "Array", "find_array"]
+__all__ = ["READERS", "Array", "find_array", "names_in"]
 
 READERS: dict[str, Callable[[Path], Contents]] = {
     ".csv": open_csv,
@@ -55,12 +55,27 @@ def find_array(
         ImportError: If the format needs a package that is missing.
     """
     with one_line_errors(str(path)):
-        if not path.is_file():
-            raise CommandError(f"{path}: no such file")
-        if path.stat().st_size == 0:
-            raise CommandError(f"{path}: is empty")
-        suffix = path.suffix.lower()
-        if suffix not in READERS:
-            known = ", ".join(sorted(READERS))
-            raise CommandError(f"{path}: unknown kind of file {suffix!r}; known are {known}")
-        return READERS[suffix](path).pick(Wanted(key, dimensions, purpose, tuple(others or ())))
+        return _open(path).pick(Wanted(key, dimensions, purpose, tuple(others or ())))
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of all arrays or columns in a file; ``""`` is an array without a name.
+
+    Raises:
+        CommandError: If the file is missing, empty or damaged.
+        ImportError: If the format needs a package that is missing.
+    """
+    with one_line_errors(str(path)):
+        return _open(path).names()
+
+
+def _open(path: Path) -> Contents:
+    if not path.is_file():
+        raise CommandError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise CommandError(f"{path}: is empty")
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        known = ", ".join(sorted(READERS))
+        raise CommandError(f"{path}: unknown kind of file {suffix!r}; known are {known}")
+    return READERS[suffix](path)

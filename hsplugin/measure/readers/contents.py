@@ -69,6 +69,9 @@ class Contents(Protocol):
             CommandError: If none fits, or more than one does.
         """
 
+    def names(self) -> list[str]:
+        """Return the names of all arrays or columns."""
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -76,6 +79,10 @@ class Arrays:
 
     path: Path
     arrays: dict[str, Array]
+
+    def names(self) -> list[str]:
+        """Return the names of the arrays."""
+        return list(self.arrays)
 
     def pick(self, wanted: Wanted) -> Array:
         """Return the array called ``wanted.key``, or the only one with the right dimensions.

@@ -56,6 +56,10 @@ class Table:
             raise CommandError(f"{self.path}: has no column of numbers or vectors")
         return self.features(columns)
 
+    def names(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self.kinds)
+
     def matching(self, key: str) -> list[str]:
         """The columns that a list of names and patterns matches, in the table's order.
 
