@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-intervals",
         dest="intervals",
         action="store_false",
-        help="no jackknife: a sixteenth of the memory and of the eigenvalue problems",
+        help="no jackknife: a sixteenth of the memory, and a fifth of the eigenvalue problems",
     )
     parser.add_argument("--device", default="cpu", help="device to compute on, such as cuda")
     parser.add_argument(
@@ -176,8 +176,8 @@ def _check(args: argparse.Namespace) -> None:
         raise CommandError(f"--confidence must lie between 0 and 1, got {args.confidence}")
     request.check(args)
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones((), dtype=torch.float64, device=args.device).item()
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise CommandError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
 
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hsplugin.metrics.jackknife import FOLDS
+
 try:
     from scipy.stats import t as student_t
 except ImportError as error:
@@ -14,6 +16,8 @@ except ImportError as error:
 
 # Half of the last decimal of a report.
 SHOWN = 5e-5
+# How many times a bias that falls with 1 / sqrt(N) exceeds what is told if it falls with 1 / N.
+SLOW_BIAS = 1 + (FOLDS / (FOLDS - 1)) ** 0.5
 
 
 class Spread(Protocol):
@@ -46,18 +50,21 @@ class Estimate:
     A metric that is not linear is biased: ranks of few rows are too low. The interval is that of
     the grouped jackknife around the value without its bias of order 1/N, extended to the value
     itself, and cut to the metric's range. So it holds both, and covers the population's metric at
-    least as often as the jackknife's own. There is none without the jackknife, and for spectral
-    metrics of fewer than ten rows a dimension. Measured coverage is in examples/docs/intervals.md.
+    least as often as the jackknife's own. For metrics of single eigenvalues it is also extended to
+    the value without a bias of order 1 / sqrt(N), which they have if eigenvalues are equal. There
+    is none without the jackknife, and for spectral metrics of fewer than ten rows a dimension.
+    Measured coverage is in examples/docs/intervals.md.
 
     Attributes:
         value: The metric of all rows.
         interval: Lower and upper end, or None.
         note: How to read the value.
-        missing: Why there is no interval, where more rows would give one.
+        missing: Why there is no interval, or no value, if other features would give one.
         unbiased: The estimate of the population's metric, the value without its bias; None where
             there is no interval.
         spread: What the interval is made of, and those of differences.
         bounds: The smallest and the largest possible value.
+        slow_bias: Whether its bias may fall with 1 / sqrt(N).
     """
 
     value: float
@@ -67,6 +74,7 @@ class Estimate:
     unbiased: float | None = None
     spread: Spread | None = field(default=None, repr=False, compare=False)
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    slow_bias: bool = False
 
     @classmethod
     def of(
@@ -76,23 +84,32 @@ class Estimate:
         confidence: float | None,
         note: str = "",
         missing: str = "",
+        *,
+        slow_bias: bool = False,
     ) -> Estimate:
         """An estimate from its spread; without an interval if there is no level of confidence."""
         known = math.isfinite(spread.unbiased) and math.isfinite(spread.error)
         if confidence is None or not known:
             return cls(spread.value, None, note, missing, bounds=bounds)
         half = float(student_t.isf((1 - confidence) / 2, spread.groups - 1)) * spread.error
-        unbiased, low, high = (
-            min(max(spread.unbiased + end, bounds[0]), bounds[1]) for end in (0.0, -half, half)
+        bias = spread.value - spread.unbiased
+        centres = (
+            spread.unbiased,
+            spread.value - bias * SLOW_BIAS if slow_bias else spread.unbiased,
         )
-        if not low <= spread.value <= high and abs(unbiased - spread.value) > SHOWN:
+        low, unbiased, high = (
+            min(max(estimate, bounds[0]), bounds[1])
+            for estimate in (min(centres) - half, spread.unbiased, max(centres) + half)
+        )
+        if abs(bias) > max(half, SHOWN):
             note = "; ".join(filter(None, [note, f"{unbiased:.4f} without the bias of few rows"]))
         ends = min(low, spread.value), max(high, spread.value)
-        return cls(spread.value, ends, note, missing, unbiased, spread, bounds)
+        return cls(spread.value, ends, note, missing, unbiased, spread, bounds, slow_bias)
 
     def minus(self, other: Estimate, confidence: float) -> Estimate:
         """The difference to the estimate of other features, with an interval if both have one."""
         if self.spread is None or other.spread is None:
             return Estimate(self.value - other.value, None, "")
         bounds = self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]
-        return Estimate.of(self.spread.minus(other.spread), bounds, confidence)
+        spread = self.spread.minus(other.spread)
+        return Estimate.of(spread, bounds, confidence, slow_bias=self.slow_bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from hsplugin.measure.rows import (
 )
 from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
 from hsplugin.metrics.alpha_req import check_fit_range
-from hsplugin.metrics.directions import directions
+from hsplugin.metrics.directions import directions, largest_entries
 from hsplugin.metrics.jackknife import GroupedMetrics
 from hsplugin.metrics.sampling import GROUPS, Jackknifed
 
@@ -161,7 +162,7 @@ def summarise(
         if label_chunk is not None:
             numbers = torch.tensor([number[label] for label in label_chunk.astype(str).tolist()])
             numbers = numbers.to(x.device)
-        zero_rows += int((x == 0).all(dim=1).sum())
+        zero_rows += int((largest_entries(x) == 0).sum())
         grouped.update(x, y, numbers)
         progress(grouped.rows)
     if grouped.rows < 2:
@@ -243,4 +244,7 @@ def _estimate(
     confidence = options.confidence if options.intervals and rows >= FEWEST_ROWS else None
     if confidence and metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
         confidence, missing = None, f"from {ROWS_A_DIMENSION * dim} rows on"
-    return Estimate.of(found, metric.bounds(rows, dim), confidence, note, missing)
+    if not math.isfinite(found.value) and not metric.may_be_nan:
+        confidence, missing = None, "features are too large for it"
+    bounds, slow_bias = metric.bounds(rows, dim), metric.single_eigenvalues
+    return Estimate.of(found, bounds, confidence, note, missing, slow_bias=slow_bias)

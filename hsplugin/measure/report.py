@@ -70,13 +70,13 @@ def _content(geometry: Geometry) -> dict[str, Any]:
         "metrics": _numbers(geometry.metrics),
         "uniformity": {
             "optimum": report.optimum,
-            "gap": report.gap,
+            "gap": _number(report.gap),
             "kept": report.kept,
             "per_class": {
-                geometry.classes[place]: value for place, value in report.per_class.items()
+                geometry.classes[place]: _number(value) for place, value in report.per_class.items()
             },
         },
-        "covariance_spectrum": geometry.spectrum.tolist(),
+        "covariance_spectrum": [_number(value) for value in geometry.spectrum.tolist()],
     }
     if geometry.remarks:
         content["remarks"] = list(geometry.remarks)
@@ -88,12 +88,16 @@ def _content(geometry: Geometry) -> dict[str, Any]:
 def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {
         name: {
-            "value": estimate.value if math.isfinite(estimate.value) else None,
+            "value": _number(estimate.value),
             "interval": estimate.interval,
             "unbiased": estimate.unbiased,
         }
         for name, estimate in estimates.items()
     }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def picture(geometries: list[Geometry], path: Path) -> None:
@@ -115,7 +119,9 @@ def picture(geometries: list[Geometry], path: Path) -> None:
     for geometry in geometries:
         values = geometry.spectrum[geometry.spectrum > 0]
         spectra.plot(range(1, len(values) + 1), values.numpy(), label=Path(geometry.name).name)
-    spectra.set(xscale="log", yscale="log", xlabel="index", ylabel="eigenvalue of the covariance")
+    spectra.set(xlabel="index", ylabel="eigenvalue of the covariance")
+    if any((geometry.spectrum > 0).any() for geometry in geometries):
+        spectra.set(xscale="log", yscale="log")
     spectra.legend(fontsize=7)
     for geometry in paired:
         assert geometry.distances is not None

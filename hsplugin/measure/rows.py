@@ -12,13 +12,12 @@ from torch import Tensor
 
 from hsplugin.errors import CommandError
 from hsplugin.measure.readers import Array
+from hsplugin.metrics.directions import largest_entries
 from hsplugin.metrics.sampling import GROUPS
 
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 64 * 2**20
 LONGEST_LABEL = 1000
 MISSING_LABELS = ["", "nan", "None"]
-# Sums of the squares of larger values overflow.
-LARGEST_VALUE = 1e100
 
 
 def check_rows(a: Array, rows_a: int | None, b: Array, rows_b: int | None) -> None:
@@ -114,17 +113,17 @@ def tensor_of(array: Array, chunk: np.ndarray, done: int, device: str) -> Tensor
     """A chunk of features, starting at row ``done``: float64 as it is, all else as float32.
 
     Raises:
-        CommandError: If they are not numbers, not finite, or too large to be squared.
+        CommandError: If they are not numbers or not finite.
     """
     if chunk.dtype.kind not in "fiu":
         raise CommandError(f"{array.name}: holds {chunk.dtype}, features are real numbers")
     dtype = np.float64 if chunk.dtype == np.float64 else np.float32
     x = torch.from_numpy(np.array(chunk, dtype=dtype)).to(device)
-    bad = (~(x.abs() < LARGEST_VALUE)).any(dim=1).nonzero()
+    bad = (~largest_entries(x).isfinite()).nonzero()
     if len(bad):
         raise CommandError(
             f"{array.name}: row {done + int(bad[0])} (counted from 0) holds NaN, infinite or "
-            f"missing values, or some beyond {LARGEST_VALUE:g}; leave such rows out"
+            f"missing values; leave such rows out"
         )
     return x
 

@@ -49,6 +49,8 @@ class GeometryMetric(Metric):
         needs_matrix: Whether it takes time and memory for a d x d matrix.
         each_step: Whether a monitor shows it for single batches too.
         note: How to read the value, in a few words; may name ``{dim}``.
+        single_eigenvalues: Whether it depends on single eigenvalues of a spectrum and not on all
+            alike. Where eigenvalues are equal, its bias falls with 1 / sqrt(N) and not with 1 / N.
         may_be_nan: Whether NaN is its value where there is nothing to measure.
         least_rows: Rows below which it has no value.
         least_dim: Dimensions below which it has no value.
@@ -64,6 +66,7 @@ class GeometryMetric(Metric):
     needs_matrix: ClassVar[bool] = False
     each_step: ClassVar[bool] = False
     note: str = ""
+    single_eigenvalues: ClassVar[bool] = False
     may_be_nan: ClassVar[bool] = False
     least_rows: ClassVar[int] = 2
     least_dim: int = 1
@@ -142,7 +145,7 @@ class GeometryMetric(Metric):
         Raises:
             ValueError: If fewer rows were seen than it takes, or features were NaN or infinite.
             OverflowError: If the metric depends on the features' scale, and that is so large that
-                it overflows.
+                floating point cannot hold it.
         """
         try:
             if self._before is not None and int(self.rows) < self.least_rows:
@@ -286,8 +289,8 @@ class GeometryMetric(Metric):
     def _representable(self, value: Tensor) -> Tensor:
         if not torch.isfinite(value.detach()) and not (value.isnan() and self.may_be_nan):
             raise OverflowError(
-                f"{' or '.join(self._arguments)}: {type(self).__name__} of features this large "
-                f"overflows {value.dtype}; divide them by a constant, or scale rows to unit length"
+                f"{' or '.join(self._arguments)}: {type(self).__name__} of features this large is "
+                f"beyond {value.dtype}; divide them by a constant, or scale rows to unit length"
             )
         return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -72,8 +73,7 @@ class GroupedMetrics:
     def compute(self) -> dict[str, Jackknifed]:
         """Every metric that has a value, of all rows, with its jackknife estimate.
 
-        Raises:
-            OverflowError: If the features are so large that a metric overflows.
+        The value is not finite where ``compute`` of the metric raises OverflowError.
         """
         found: dict[str, Jackknifed] = {}
         for family, members in self._families.items():
@@ -167,10 +167,8 @@ def _values(family: Mapping[str, GeometryMetric], shared: Any) -> dict[str, Tens
     """The metrics that have a value: rows may leave none, such as no two of one class."""
     values = {}
     for name, metric in family.items():
-        try:
-            values[name] = metric._representable(metric._value(shared))
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            values[name] = metric._value(shared)
     return values
 
 

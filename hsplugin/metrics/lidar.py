@@ -129,7 +129,9 @@ class LiDAR(GeometryMetric):
         if not (scatter.isfinite().all() and within.isfinite().all()):
             return within.new_full((), float("inf"))
         identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
-        factor = torch.linalg.cholesky(within / between.rows + self.delta * identity)
+        factor, lost = torch.linalg.cholesky_ex(within / between.rows + self.delta * identity)
+        if lost:  # delta is less than the rounding of the rest
+            return within.new_full((), float("inf"))
         half = torch.linalg.solve_triangular(factor, scatter / between.rows, upper=False)
         whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
         eigenvalues = torch.linalg.eigvalsh((whitened + whitened.T) / 2).clamp(min=0)

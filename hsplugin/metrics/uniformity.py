@@ -310,7 +310,7 @@ class Uniformity(GeometryMetric):
         x, labels, rows = whole["features"], whole["labels"], sum(int(part.rows) for part in parts)
         error = _sampling_error(value, without, len(x), rows)
         metric.last_report = metric._reported(x, labels, rows, float(value), error)
-        return {name: jackknife(metric._representable(value), without)}
+        return {name: jackknife(value, without)}
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
