@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,11 +13,16 @@ import torch
 
 from hsplugin.checks import check_integer, check_positive, check_t
 from hsplugin.errors import CommandError
+from hsplugin.measure.readers.pool import POOLS
 
 DESCRIPTION = """\
-Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .safetensors, .csv or
-.parquet files, one row per sample. Files are streamed, so they may be larger than memory. Files
-are not trusted: nothing in them is executed; .pt needs torch 2.10 or later, which ensures this.
+Alignment, uniformity and the other metrics of embeddings in files, one row per sample: numpy's,
+torch's and safetensors, csv and other text, JSON and JSON lines, parquet, Arrow and Feather, HDF5,
+GloVe and word2vec, fvecs and fbin, and folders of their parts. All but JSON are streamed, so they
+may be larger than memory. Files are not trusted: nothing in them is executed.
+
+In tables, features are one column of vectors or one numbered family of columns such as x0, x1, x2.
+Without --labels, a column such as "label" or "class" gives the classes. What is left out is said.
 
 Intervals are confidence intervals for the population, if rows are independent samples of it. A
 grouped jackknife gives them and corrects bias: with few rows, the plain value of a rank or spectrum
@@ -43,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key",
         help="name of the features in each file; in tables, column names or patterns, separated by "
-        "commas (default: the only matrix, or all columns of numbers)",
+        "commas, an exclamation mark before those to leave out, such as '*,!id' (default: the only "
+        "ones that there can be)",
     )
     parser.add_argument(
         "--positive",
@@ -55,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--positive-key", metavar="KEY", help="its name, in FILE or --positive")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class of each row")
     parser.add_argument("--label-key", metavar="KEY", help="its name, in FILE or --labels")
+    parser.add_argument(
+        "--pool",
+        choices=POOLS,
+        help="make one vector of rows that are tokens (N, L, d) or maps (N, d, h, w): their mean, "
+        "their maximum, the first token (cls) or all values (flatten); what pads a row counts",
+    )
     parser.add_argument("--alpha", type=float, default=2.0, help="exponent of alignment")
     parser.add_argument("--t", type=float, default=2.0, help="inverse width of uniformity")
     parser.add_argument(
@@ -97,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     from hsplugin.measure.geometry import Options, measure
     from hsplugin.measure.readers import find_array
     from hsplugin.measure.report import as_json, picture, table
+    from hsplugin.measure.rows import known_labels
 
     _check(args)
     options = Options(
@@ -118,18 +132,30 @@ def run(args: argparse.Namespace) -> int:
             if key and not file
         ]
         features = find_array(
-            path, args.key, dimensions=2, purpose="features (--key)", others=others
+            path, args.key, dimensions=2, purpose="features (--key)", others=others, pool=args.pool
         )
+        notes = list(features.notes)
         positives = labels = None
         if args.positive or args.positive_key:
             file = args.positive[place] if args.positive else path
             positives = find_array(
-                file, args.positive_key, dimensions=2, purpose="positives (--positive-key)"
+                file,
+                args.positive_key,
+                dimensions=2,
+                purpose="positives (--positive-key)",
+                pool=args.pool,
             )
+            notes += positives.notes
         if args.labels or args.label_key:
             labels = find_array(
                 args.labels or path, args.label_key, dimensions=1, purpose="labels (--label-key)"
             )
+            notes += labels.notes
+        else:
+            labels, said = known_labels(path, features)
+            notes += said
+        for note in notes:
+            print(f"hsplugin measure: note: {note}", file=sys.stderr)
         try:
             with _progress(features.name, features.rows) as progress:
                 geometries.append(measure(features, positives, labels, options, progress))
