@@ -26,6 +26,8 @@ SEPARATORS = ",;\t "
 NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
 WHOLE = re.compile(r"[-+]?\d+")
 MISSING = {"", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "-nan"}
+# Of the characters, in other encodings of text that is mostly numbers.
+MOST_FOREIGN = 0.1
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -120,6 +122,8 @@ def _sample(path: Path) -> str:
             f"a table?"
         )
     text = start.decode("utf-8-sig", errors="replace")
+    if "\0" in text or text.count("\ufffd") > len(text) * MOST_FOREIGN:
+        raise CommandError(f"{path}: is no text in UTF-8")
     # Without the end of the file the last line is not whole.
     return text if whole else text[: text.rfind("\n") + 1]
 
@@ -130,36 +134,38 @@ def _dialect(path: Path, sample: str) -> Dialect:
     Raises:
         CommandError: If by none they are of one length.
     """
-    blank = len(sample) - len(sample.lstrip("\r\n"))
-    blank = sample[:blank].replace("\r\n", "\n").count("\n")
-    found: list[tuple[int, int, list[list[str]], str]] = []
-    lengths: dict[str, list[int]] = {}
-    for separator in SEPARATORS:
-        records = _records(sample, separator)
-        lengths[separator] = [len(record) for record in records]
-        if records and len(set(lengths[separator])) == 1:
-            like = sum(bool(NUMBER.fullmatch(f.strip())) for record in records for f in record)
-            # Text holds spaces, too.
-            if separator != " " or 2 * like > sum(lengths[separator]):
-                found.append((like, len(records[0]), records, separator))
-    if not found:
-        at_comma = lengths[","] or [0]
-        odd = next((place for place, n in enumerate(at_comma) if n != at_comma[0]), 0)
+    first_line = len(sample) - len(sample.lstrip("\r\n"))
+    blank = sample[:first_line].replace("\r\n", "\n").count("\n")
+    found = {separator: _records(sample, separator) for separator in SEPARATORS}
+    scores: dict[str, tuple[int, int]] = {}
+    for separator, records in found.items():
+        fields = [field.strip() for record in records for field in record]
+        like = sum(NUMBER.fullmatch(field) is not None for field in fields)
+        # Text holds spaces, too.
+        if len({len(record) for record in records}) == 1 and (
+            separator != " " or 2 * like > len(fields)
+        ):
+            scores[separator] = (like, len(records[0]))
+    # A lone column has no separator, and none that merely fails.
+    wide = [s for s in scores if scores[s][1] > 1]
+    torn = [s for s in ",;\t" if 2 * sum(len(r) > 1 for r in found[s]) > len(found[s])]
+    if not scores or (torn and not wide):
+        records = found[(torn or [","])[0]]
+        odd = next((n for n, record in enumerate(records) if len(record) != len(records[0])), 0)
         raise CommandError(
-            f"{path}: its first line has {at_comma[0]} fields, its line {odd + 1} has "
-            f"{at_comma[odd]}; separate fields by commas, semicolons or tabs and remove lines that "
-            f"are no part of the table"
+            f"{path}: its first line has {len(records[0]) if records else 0} fields, its record "
+            f"{odd + 1} has {len(records[odd]) if records else 0}; separate fields by commas, "
+            f"semicolons or tabs, and remove lines that are no part of the table"
         )
-    # A lone column has no separator; a comma is as good as any.
-    _, _, records, separator = max(found, key=lambda f: (f[1] > 1, f[0], f[1], f[3] == ","))
-    fields = [field.strip() for record in records for field in record]
-    commas = sum("," in f and NUMBER.fullmatch(f) is not None for f in fields)
-    points = sum("." in f and NUMBER.fullmatch(f) is not None for f in fields)
-    if separator == "," or not commas:
-        return Dialect(records, separator, ".", _are_names(records[0]), blank)
-    if points:
-        raise CommandError(f"{path}: has numbers with decimal commas and others with points")
-    return Dialect(records, separator, ",", _are_names(records[0]), blank)
+    separator = max(wide or scores, key=lambda s: scores[s])
+    records = found[separator]
+    numbers = [f for record in records for field in record if NUMBER.fullmatch(f := field.strip())]
+    point = "."
+    if separator != "," and any("," in number for number in numbers):
+        point = ","
+        if any("." in number for number in numbers):
+            raise CommandError(f"{path}: has numbers with decimal commas and others with points")
+    return Dialect(records, separator, point, _are_names(records[0]), blank)
 
 
 def _records(sample: str, separator: str) -> list[list[str]]:

@@ -41,7 +41,7 @@ def open_pt(path: Path) -> Arrays:
     content, whole = read_pickled(path)
     arrays: dict[str, Array] = {}
     unusable: dict[str, str] = {}
-    others = 0
+    others = False
     # A list that holds itself, or one list a hundred times, is visited once.
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", content)]
@@ -54,7 +54,7 @@ def open_pt(path: Path) -> Arrays:
             elif held.shape:
                 arrays[name] = _joined(path, name, [held], whole)
         elif isinstance(held, Inert):
-            others += 1
+            others = True
         elif isinstance(held, dict | list | tuple) and id(held) not in seen:
             seen.add(id(held))
             values = list(held.values()) if isinstance(held, dict) else list(held)
@@ -68,9 +68,9 @@ def open_pt(path: Path) -> Arrays:
             raise CommandError(f"{path}: holds more than {MOST_TENSORS} tensors")
     if not arrays and not unusable:
         raise CommandError(
-            f"{path}: holds no tensor{f' but {others} other objects' if others else ''}; "
-            f"x = torch.load({path.name!r}, weights_only=False), which can execute what the file "
-            f"holds; torch.save({{'features': torch.as_tensor(...)}}, 'features.pt')"
+            f"{path}: holds no tensor{', but objects that are never made here' * others}; if "
+            f"you trust it, convert it: x = torch.load({path.name!r}, weights_only=False); "
+            f"torch.save({{'features': torch.as_tensor(...)}}, 'features.pt')"
         )
     return Arrays(path, arrays, unusable)
 
