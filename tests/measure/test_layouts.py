@@ -374,6 +374,12 @@ def sharded_safetensors(path):
     path.write_text(json.dumps({"metadata": {}, "weight_map": mapping}))
 
 
+@layout("x.safetensors")
+def safetensors_beside_an_empty_tensor(path):
+    content = {"x": TENSOR.double(), "label": torch.tensor(LABELS), "e": torch.empty(0, 3)}
+    safetensors.torch.save_file(content, path)
+
+
 @layout("x.npz", key="emb")
 def npz_beside_objects_and_dates(path):
     names = np.array([f"id{i}" for i in range(ROWS)], dtype=object)

@@ -93,10 +93,11 @@ def test_damaged_files_are_read_or_refused(tmp_path):
     for number, parameters in enumerate(WRITERS):
         write, name, key, pool = parameters.values
         path = tmp_path / str(number) / name
+        if not path.suffix:
+            continue
         path.parent.mkdir()
         write(path)
-        if path.is_file():
-            samples.append((path, path.read_bytes(), key, pool))
+        samples.append((path, path.read_bytes(), key, pool))
     asked = []
     for number in range(MUTANTS):
         path, content, key, pool = samples[number % len(samples)]

@@ -14,6 +14,7 @@ from typing import Any
 from hsplugin.errors import CommandError
 from hsplugin.measure.readers.arrow import are_vectors, table_of
 from hsplugin.measure.readers.contents import Contents, missing_package
+from hsplugin.measure.readers.table import Kind
 from hsplugin.measure.readers.words import are_spaced_numbers, open_spaced
 
 # A record must fit into a block.
@@ -66,7 +67,7 @@ def open_text(path: Path) -> Contents:
     sampled = rest if dialect.named else dialect.records
     if not sampled:
         raise CommandError(f"{path}: has a line of names but no rows")
-    kinds = {
+    kinds: dict[str, Kind] = {
         name: _kind(list(fields))
         for name, fields in zip(names, zip(*sampled, strict=True), strict=True)
     }
@@ -95,8 +96,7 @@ def open_text(path: Path) -> Contents:
 
     schema = pa.schema([(name, types.get(kinds[name], pa.string())) for name in names])
     table = table_of(path, schema, None, batches, named=dialect.named)
-    mixed = {name: "mixed" for name, kind in kinds.items() if kind == "mixed"}
-    table.kinds.update(mixed)
+    table.kinds.update({name: kind for name, kind in kinds.items() if kind == "mixed"})
     return table
 
 
@@ -203,8 +203,8 @@ def _distinct(names: list[str]) -> list[str]:
     )
 
 
-def _kind(fields: list[str]) -> str:
-    """Whether a column's fields are all numbers, some of them ("mixed"), or none ("text")."""
+def _kind(fields: list[str]) -> Kind:
+    """Whether a column's fields are all numbers, some of them, or none."""
     there = [field.strip() for field in fields if field.strip() not in MISSING]
     like = [NUMBER.fullmatch(field) is not None for field in there]
     if there and all(like):
@@ -212,4 +212,4 @@ def _kind(fields: list[str]) -> str:
     if not there:
         # A column without any value could be one of features that are all missing.
         return "mixed"
-    return "mixed" if any(like) else "text"
+    return "mixed" if any(like) else "other"

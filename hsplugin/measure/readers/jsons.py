@@ -136,11 +136,11 @@ def _columns(path: Path, content: Any) -> tuple[str, dict[str, list[Any]]]:
         return "", {VECTORS: content}
     if not isinstance(content, dict):
         raise CommandError(f"{path}: holds neither a list nor a record")
-    names, rows = content.get("columns"), content.get("data")
-    if isinstance(names, list) and isinstance(rows, list):
-        if any(not isinstance(row, list) or len(row) != len(names) for row in rows):
+    heads, rows = content.get("columns"), content.get("data")
+    if isinstance(heads, list) and isinstance(rows, list):
+        if any(not isinstance(row, list) or len(row) != len(heads) for row in rows):
             raise CommandError(f"{path}: its rows and columns differ in length")
-        return "", {str(n): list(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)}
+        return "", {str(n): list(c) for n, c in zip(heads, zip(*rows, strict=True), strict=True)}
     if _are_vectors(list(content.values())):
         if all(family(name) for name in content):
             raise CommandError(
@@ -153,16 +153,19 @@ def _columns(path: Path, content: Any) -> tuple[str, dict[str, list[Any]]]:
     tables = [value for value in content.values() if _are_records(value)]
     if len(tables) == 1:
         return _columns(path, tables[0])
+    note = ""
     columns: dict[str, list[Any]] = {}
     for name, value in content.items():
-        if isinstance(value, dict):
-            # Pandas writes the values of a column by their places.
-            inner = list(value.values())
-            nested = {"": inner} if all(map(str.isdigit, value)) else _columns(path, value)[1]
-            columns |= {f"{name}.{n}" if n else name: values for n, values in nested.items()}
-        elif isinstance(value, list):
+        if isinstance(value, list):
             columns[name] = value
-    return "", columns
+        elif isinstance(value, dict) and all(map(str.isdigit, value)):
+            # Pandas writes the values of a column by their places.
+            columns[name] = list(value.values())
+        elif isinstance(value, dict):
+            said, nested = _columns(path, value)
+            columns |= {f"{name}.{inner}": values for inner, values in nested.items()}
+            note = note or said
+    return note, columns
 
 
 def _are_records(value: Any) -> bool:

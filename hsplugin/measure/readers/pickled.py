@@ -109,10 +109,13 @@ class Entries(dict[str, Any]):
 
 
 # In C the memo of a pickle is as long as a number in it claims, here it is a dict.
-class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+_InPython: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class Unpickler(_InPython):  # type: ignore[misc]
     """Reads a pickle into dicts, lists, numbers, text, ``Stored`` and ``Inert``."""
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar = dict(_InPython.dispatch)
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
@@ -254,7 +257,7 @@ def _read_archive(path: Path) -> tuple[Any, Callable[[Stored], np.ndarray]]:
             file.seek(info.header_offset + 26)
             lengths = struct.unpack("<HH", file.read(4))
         start = info.header_offset + 30 + sum(lengths)
-        return _mapped(path, stored, start, info.file_size, ">" if order == b"big" else "<")
+        return _mapped(path, stored, start, info.file_size, order == b"big")
 
     return content, whole
 
@@ -282,7 +285,7 @@ def _read_old(path: Path) -> tuple[Any, Callable[[Stored], np.ndarray]]:
         assert stored.storage is not None
         if stored.storage.key not in starts:
             raise CommandError(f"{path}: lacks the bytes of a tensor")
-        return _mapped(path, stored, *starts[stored.storage.key], "<")
+        return _mapped(path, stored, *starts[stored.storage.key], False)
 
     return content, whole
 
@@ -298,9 +301,9 @@ def _dtype(name: str) -> np.dtype[Any]:
     return np.dtype("u2" if name == BFLOAT16 else name)
 
 
-def _mapped(path: Path, stored: Stored, start: int, length: int, order: str) -> np.ndarray:
+def _mapped(path: Path, stored: Stored, start: int, length: int, big: bool) -> np.ndarray:
     """A tensor over bytes of the file, which numpy holds within their bounds."""
-    dtype = _dtype(stored.dtype).newbyteorder(order)
+    dtype = _dtype(stored.dtype).newbyteorder("big" if big else "little")
     claimed = math.prod(stored.shape) * dtype.itemsize
     if claimed > length:
         raise CommandError(

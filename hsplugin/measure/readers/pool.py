@@ -56,8 +56,9 @@ def _pooled(array: Array, pool: str) -> Array:
     note = f"{array.name}: the {pool} over {what} of {whole} is measured"
     axes = (1,) if tokens else (2, 3)
     shape = array.shape[1:] if tokens else array.shape[:1]
-    operation = {"mean": _mean, "max": np.max}[pool]
-    return _with_rows(array, shape, lambda chunk: operation(chunk, axis=axes), note)
+    if pool == "max":
+        return _with_rows(array, shape, lambda chunk: chunk.max(axis=axes), note)
+    return _with_rows(array, shape, lambda chunk: _mean(chunk, axes), note)
 
 
 def _mean(chunk: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:

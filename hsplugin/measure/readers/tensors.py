@@ -120,7 +120,7 @@ def _joined(
                     chunk = (chunk.astype(np.uint32) << 16).view(np.float32)
                 yield chunk
 
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(tensors) > 1:
         what = "vectors" if vectors else "tensors"
         notes = (f"{label}: its {len(tensors)} {what} are taken as {rows} rows",)
