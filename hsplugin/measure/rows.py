@@ -101,6 +101,8 @@ def known_labels(path: Path, features: Array) -> tuple[Array | None, list[str]]:
             labels = find_array(path, name, dimensions=1, purpose="labels (--label-key)")
             if None not in (labels.rows, features.rows):
                 check_rows(features, features.rows, labels, labels.rows)
+            if next(labels.chunks(1)).dtype.kind == "f":
+                raise CommandError(f"{labels.name}: holds decimals")
             classes = len(classes_of(labels))
         except CommandError as error:
             return None, [f"{name!r} is not taken as labels: {error}"]

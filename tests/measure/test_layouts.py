@@ -458,6 +458,39 @@ def test_labels_under_a_known_name_are_taken_and_said(write, tmp_path):
         assert "left out" in features.notes[0] and "label" in features.notes[0]
 
 
+def save_decimals(path):
+    np.savez(path, x=X, y=Y[:, 0])
+
+
+def save_gaps(path):
+    np.savez(path, x=X, y=np.array(["a", ""] * (ROWS // 2)))
+
+
+def save_names_of_rows(path):
+    np.savez(path, x=np.tile(X, (7, 1)), y=np.arange(7 * ROWS))
+
+
+def save_other_rows(path):
+    np.savez(path, x=X, y=LABELS[:9])
+
+
+@pytest.mark.parametrize(
+    ("save", "reason"),
+    [
+        (save_decimals, "holds decimals"),
+        (save_gaps, "has no label"),
+        (save_names_of_rows, "as it has 1050 values"),
+        (save_other_rows, "has 9 rows"),
+    ],
+)
+def test_what_only_has_the_name_of_labels_is_not_taken(save, reason, tmp_path):
+    save(tmp_path / "x.npz")
+    features = find_array(tmp_path / "x.npz", "x", dimensions=2, purpose="features (--key)")
+    labels, said = known_labels(tmp_path / "x.npz", features)
+    assert labels is None
+    assert "not taken as labels" in said[0] and reason in said[0]
+
+
 def test_bytes_and_bfloat16_are_read_exactly(tmp_path):
     numbers = np.arange(40, dtype=np.uint8).reshape(10, 4) * 6
     rows = b"".join(struct.pack("<i", 4) + row.tobytes() for row in numbers)

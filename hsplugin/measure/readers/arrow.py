@@ -49,7 +49,9 @@ def table_of(
         tops = list(dict.fromkeys(places[column][0] for column in columns))
         for batch in batches(tops, size, labels):
             if len(batch):
-                yield [_inside(batch, *places[column]) for column in columns]
+                # By name, Arrow would look through all columns for each.
+                held = dict(zip(batch.schema.names, batch.columns, strict=True))
+                yield [_inside(held[places[c][0]], places[c][1]) for c in columns]
 
     if texts:
         for head in read(texts, ROWS_LOOKED_AT):
@@ -232,10 +234,9 @@ def _leaves(schema: Any) -> Iterator[tuple[str, str, list[int], Any]]:
             yield name, top, inside, kind
 
 
-def _inside(batch: Any, top: str, inside: list[int]) -> Any:
+def _inside(column: Any, inside: list[int]) -> Any:
     import pyarrow.compute as pc
 
-    column = batch.column(top)
     return pc.struct_field(column, inside) if inside else column
 
 

@@ -87,7 +87,9 @@ def one_line_errors(name: str) -> Iterator[None]:
     except ImportError:
         raise
     except CommandError as error:
-        raise CommandError(printable(str(error))) from error
+        text = str(error)
+        whole = text if name.partition("[")[0] in text else f"{name}: {text}"
+        raise CommandError(printable(whole)) from error
     except MemoryError as error:
         raise CommandError(printable(f"{name}: asks for more memory than there is")) from error
     except Exception as error:

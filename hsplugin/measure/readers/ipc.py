@@ -39,12 +39,15 @@ def open_ipc(path: Path) -> Table:
         return opener(source, options=options)
 
     schema = opened().schema
+    places = {name: place for place, name in enumerate(schema.names)}
 
     def batches(columns: list[str], rows: int, labels: bool) -> Iterator[Any]:
-        reader = opened([schema.get_field_index(column) for column in columns])
-        places = range(reader.num_record_batches) if start == MAGIC else None
+        reader = opened([places[column] for column in columns])
         unpacked = 0
-        for batch in reader if places is None else map(reader.get_batch, places):
+        whole = reader
+        if start == MAGIC:
+            whole = map(reader.get_batch, range(reader.num_record_batches))
+        for batch in whole:
             batch.validate(full=True)
             unpacked += batch.nbytes
             check_packing(str(path), unpacked, size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -40,6 +41,8 @@ DTYPES = {
     "uint32": "u4",
     "uint64": "u8",
 }
+# Storages and types of elements; those that are not in DTYPES cannot be read.
+OF_TYPES = re.compile(r"\w*Storage|(b?float|u?int|complex)\d\w*")
 MAGIC_OF_OLD_FORMAT = 0x1950A86A20F9469CFC6C
 
 
@@ -129,7 +132,7 @@ class Unpickler(_InPython):  # type: ignore[misc]
             return Entries
         if (module, name) == ("torch", "Size"):
             return tuple
-        if module in ("torch", "torch.storage") and (name.endswith("Storage") or name in DTYPES):
+        if module in ("torch", "torch.storage") and OF_TYPES.fullmatch(name):
             return Storage(name, DTYPES.get(name, name))
         return type("Inert", (Inert,), {"__module__": __name__})
 
@@ -297,7 +300,7 @@ def _dtype(name: str) -> np.dtype[Any]:
         CommandError: If numpy has none.
     """
     if name not in DTYPES.values():
-        raise CommandError(f"holds {name}, which numpy does not know; save x.float()")
+        raise CommandError(f"holds {name[:60]}, which numpy does not know; save x.float()")
     return np.dtype("u2" if name == BFLOAT16 else name)
 
 

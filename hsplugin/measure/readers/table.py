@@ -120,7 +120,8 @@ class Table:
                 f"nothing; mend it, or say which are the {wanted.purpose}, such as '*,!{column}'"
             )
         array = self.features(columns)
-        left = [name for name in free if name not in columns]
+        chosen = set(columns)
+        left = [name for name in free if name not in chosen]
         if not left:
             return array
         note = f"{self.path}: features are {_span(columns)}; left out {listed(left)}"

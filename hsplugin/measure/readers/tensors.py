@@ -14,7 +14,7 @@ import torch
 from hsplugin.errors import CommandError
 from hsplugin.measure.readers.arrays import Arrays
 from hsplugin.measure.readers.contents import Array, Contents, missing_package, rechunk
-from hsplugin.measure.readers.pickled import BFLOAT16, Inert, Stored, read_pickled
+from hsplugin.measure.readers.pickled import BFLOAT16, DTYPES, Inert, Stored, read_pickled
 from hsplugin.measure.readers.words import open_word2vec
 
 INDEX = ".safetensors.index.json"
@@ -81,6 +81,8 @@ def _problem(stored: Stored) -> str:
         return stored.problem
     if stored.dtype.startswith("c"):
         return "holds complex numbers, not real ones"
+    if stored.dtype not in DTYPES.values():
+        return f"holds {stored.dtype[:60]}, which numpy does not know; save x.float()"
     return f"is empty, its shape is {stored.shape}" if 0 in stored.shape else ""
 
 
