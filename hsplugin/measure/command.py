@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,11 +15,16 @@ import torch
 from hsplugin.checks import check_integer, check_positive, check_t
 from hsplugin.errors import CommandError
 from hsplugin.measure import request
+from hsplugin.measure.readers.pool import POOLS
 
 DESCRIPTION = """\
-Alignment, uniformity and the other metrics of embeddings in .npy, .npz, .pt, .safetensors, .csv or
-.parquet files, one row per sample. Files are streamed, so they may be larger than memory. Files
-are not trusted: nothing in them is executed; .pt needs torch 2.10 or later, which ensures this.
+Alignment, uniformity and the other metrics of embeddings in files, one row per sample: numpy's,
+torch's and safetensors, csv and other text, JSON and JSON lines, parquet, Arrow and Feather, HDF5,
+GloVe and word2vec, fvecs and fbin, and folders of their parts. All but JSON are streamed, so they
+may be larger than memory. Files are not trusted: nothing in them is executed.
+
+In tables, features are one column of vectors or one numbered family of columns such as x0, x1, x2.
+Without --labels, a column such as "label" or "class" gives the classes. What is left out is said.
 
 Intervals are confidence intervals for the population, if rows are independent samples of it. A
 grouped jackknife gives them and takes out bias: the rank or spectrum of few rows can lie at one end
@@ -52,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key",
         help="name of the features in each file; in tables, column names or patterns, separated by "
-        "commas (default: the only matrix, or all columns of numbers)",
+        "commas, an exclamation mark before those to leave out, such as '*,!id' (default: the only "
+        "ones that there can be)",
     )
     parser.add_argument(
         "--positive",
@@ -65,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class of each row")
     parser.add_argument("--label-key", metavar="KEY", help="its name, in FILE or --labels")
     request.add_arguments(parser)
+    parser.add_argument(
+        "--pool",
+        choices=POOLS,
+        help="make one vector of rows that are tokens (N, L, d) or maps (N, d, h, w): their mean, "
+        "their maximum, the first token (cls) or all values (flatten); what pads a row counts",
+    )
     parser.add_argument("--alpha", type=float, default=2.0, help="exponent of alignment")
     parser.add_argument("--t", type=float, default=2.0, help="inverse width of uniformity")
     parser.add_argument(
@@ -134,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
     for place in range(len(args.files)):
         asked = request.find(args, place)
         features = asked.features
+        for note in asked.notes:
+            print(f"hsplugin measure: note: {note}", file=sys.stderr)
         try:
             with _progress(features.name, features.rows) as progress:
                 geometries.append(asked.measure(options, progress))

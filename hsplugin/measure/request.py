@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsplugin.errors import CommandError
 from hsplugin.measure.readers import Array, find_array, names_in
-from hsplugin.measure.readers.table import INDEX_OF_PANDAS
+
+# How pandas calls the numbers of its rows in a file.
+INDEX_OF_PANDAS = re.compile(r"|Unnamed: 0|__index_level_\d+__")
 
 if TYPE_CHECKING:
     from hsplugin.measure.geometry import Geometry, Options, Progress
@@ -107,7 +110,18 @@ def check(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """The arrays of one file and what belongs to it."""
+    """The arrays of one file and what belongs to it.
+
+    Attributes:
+        features: The embeddings.
+        positives: The other view of each row.
+        other: The other side.
+        labels: The class of each row.
+        scores: A score of each pair.
+        least: The least score of a good pair.
+        pairs: Those that a file lists, or whether row i of two sides may belong together.
+        notes: What was decided in reading, a line each.
+    """
 
     features: Array
     positives: Array | None
@@ -116,6 +130,7 @@ class Request:
     scores: Array | None
     least: float
     pairs: PairList | bool
+    notes: tuple[str, ...] = ()
 
     def measure(self, options: Options, progress: Progress) -> Geometry:
         """Measure them.
@@ -145,6 +160,8 @@ def find(args: argparse.Namespace, place: int) -> Request:
     Raises:
         CommandError: If one is missing, or more than one could be meant.
     """
+    from hsplugin.measure.rows import known_labels
+
     path = args.files[place]
     # What the same file holds for another purpose is not a feature.
     others = [
@@ -159,27 +176,38 @@ def find(args: argparse.Namespace, place: int) -> Request:
         )
         if key and not elsewhere
     ]
-    features = find_array(path, args.key, dimensions=2, purpose="features (--key)", others=others)
-    aside = {}
+    features = find_array(
+        path, args.key, dimensions=2, purpose="features (--key)", others=others, pool=args.pool
+    )
+    aside: dict[str, Array | None] = {}
     for name, purpose in (("positive", "positives"), ("other", "other side")):
         files, key = getattr(args, name), getattr(args, f"{name}_key")
-        file = files[place] if files else path
-        # The features of a file of its own are found as those of FILE are.
-        mine = [args.other_id_key] if files and args.other_id_key and not args.other_ids else []
-        aside[name] = (
-            find_array(file, key, dimensions=2, purpose=f"{purpose} (--{name}-key)", others=mine)
-            if files or key
-            else None
-        )
-    labels = _column(args.labels or path, args.label_key, args.labels, "labels (--label-key)")
+        aside[name] = None
+        if files or key:
+            # In a file of its own its ids are no features of it.
+            ids = name == "other" and files and args.other_id_key and not args.other_ids
+            aside[name] = find_array(
+                files[place] if files else path,
+                key,
+                dimensions=2,
+                purpose=f"{purpose} (--{name}-key)",
+                others=[args.other_id_key] if ids else [],
+                pool=args.pool,
+            )
     scores = _column(
         args.scores or args.pairs or path, args.pair_score, args.scores, "scores (--pair-score)"
     )
+    labels = _column(args.labels or path, args.label_key, args.labels, "labels (--label-key)")
+    said: list[str] = []
+    if labels is None and (scores is None or args.pairs):
+        labels, said = known_labels(path, features)
     least = 0.0 if args.min_score is None else args.min_score
     pairs: PairList | bool = not args.no_pairs
     if args.pairs:
         pairs = _pair_list(args, place, scores, least)
-    return Request(features, aside["positive"], aside["other"], labels, scores, least, pairs)
+    found = (features, aside["positive"], aside["other"], labels, scores)
+    notes = [note for array in found if array is not None for note in array.notes]
+    return Request(*found, least, pairs, (*notes, *said))
 
 
 def _column(path: Path, key: str | None, file: Path | None, purpose: str) -> Array | None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hsplugin.checks import listed
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers import Array
+from hsplugin.measure.readers import Array, find_array, label_names
 from hsplugin.metrics.directions import largest_entries
 from hsplugin.metrics.sampling import GROUPS
 
 CHUNK_BYTES = 64 * 2**20
 LONGEST_LABEL = 1000
+# More values are names of rows rather than classes, unless they are chosen.
+MOST_KNOWN_CLASSES = 1000
 MISSING_LABELS = ["", "nan", "None"]
 
 
@@ -107,6 +111,32 @@ def classes_of(labels: Array) -> list[str]:
         found.update(np.unique(text).tolist())
         done += len(text)
     return sorted(found, key=lambda label: (len(label), label))
+
+
+def known_labels(path: Path, features: Array) -> tuple[Array | None, list[str]]:
+    """Labels that stand beside the features under a name such as ``class``, and what to tell.
+
+    Args:
+        path: The features' file.
+        features: What was found there.
+    """
+    names = [name for name in label_names(path) if name not in features.columns]
+    if len(names) > 1:
+        return None, [f"{path}: {listed(names)} could be labels; choose with --label-key"]
+    for name in names:
+        try:
+            labels = find_array(path, name, dimensions=1, purpose="labels (--label-key)")
+            if None not in (labels.rows, features.rows):
+                check_rows(features, features.rows, labels, labels.rows)
+            if next(labels.chunks(1)).dtype.kind == "f":
+                raise CommandError(f"{labels.name}: holds decimals")
+            classes = len(classes_of(labels))
+        except CommandError as error:
+            return None, [f"{name!r} is not taken as labels: {error}"]
+        if classes > MOST_KNOWN_CLASSES:
+            return None, [f"{labels.name}: is not taken as labels, as it has {classes} values"]
+        return labels, [f"{labels.name}: is taken as labels; --label-key chooses others"]
+    return None, []
 
 
 def tensor_of(array: Array, chunk: np.ndarray, done: int, device: str) -> Tensor:

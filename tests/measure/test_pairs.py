@@ -309,7 +309,7 @@ def pairs_csv(text, name="p.csv"):
 REFUSED = [
     ("x.npy --pairs p.csv", "i,j\n0,300\n", "pair 0 (counted from 0) holds '300', no number"),
     ("x.npy --pairs p.csv", "i,j\n0,1\n0,-1\n", "pair 1 (counted from 0) holds '-1'"),
-    ("x.npy --pairs p.csv", "i,j\n0,1.5\n", "holds '1.5'"),
+    ("x.npy --pairs p.csv --pair-keys i j", "i,j\n0,1.5\n", "holds '1.5'"),
     ("x.npy --pairs p.csv", "i,j\n0,cat\n", "unless --id-key or --ids names the ids"),
     ("x.npy --pairs p.csv", "i,j,k\n0,1,2\n", "has the columns i, j, k; say by --pair-keys"),
     ("x.npy --pairs p.csv", "0,1\n2,3\n", "may be a pair or names"),

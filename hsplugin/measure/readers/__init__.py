@@ -1,7 +1,7 @@
 """Embeddings in files of any origin: found by name, checked before allocation, streamed.
 
-Readers never execute what a file holds (no pickle), never believe a header that the file's size
-contradicts, and refuse archives that are packed far denser than embeddings can be.
+Readers never execute what a file holds, never believe a header that the file's size contradicts,
+and refuse archives that are packed far denser than embeddings can be.
 
 A new format is one module with a function from a path to
 :class:`~hsplugin.measure.readers.contents.Contents`, and its line in ``READERS``.
@@ -9,26 +9,81 @@ A new format is one module with a function from a path to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import Array, Contents, Wanted, one_line_errors
-from hsplugin.measure.readers.csv import open_csv
+from hsplugin.measure.readers.contents import (
+    Array,
+    Contents,
+    Wanted,
+    one_line_errors,
+    printable,
+)
+from hsplugin.measure.readers.delimited import open_text
+from hsplugin.measure.readers.folder import open_folder
+from hsplugin.measure.readers.hdf5 import open_hdf5
+from hsplugin.measure.readers.ipc import open_ipc
+from hsplugin.measure.readers.jsons import open_json, open_json_lines
 from hsplugin.measure.readers.npy import open_npy, open_npz
 from hsplugin.measure.readers.parquet import open_parquet
-from hsplugin.measure.readers.tensors import open_pt, open_safetensors
+from hsplugin.measure.readers.pool import POOLS
+from hsplugin.measure.readers.table import LABEL_NAMES
+from hsplugin.measure.readers.tensors import INDEX, open_bin, open_index, open_pt, open_safetensors
+from hsplugin.measure.readers.vecs import open_counted, open_vecs
 
-__all__ = ["READERS", "Array", "find_array", "names_in"]
+__all__ = ["POOLS", "READERS", "Array", "find_array", "label_names", "names_in"]
+
+
+def _refuse_pickle(path: Path) -> Contents:
+    raise CommandError(
+        f"{path}: is a pickle, which can execute anything when it is loaded; if you trust it, "
+        f"convert it: x = pickle.load(open({path.name!r}, 'rb')); "
+        f"np.save('features.npy', np.asarray(x))"
+    )
+
+
+def _refuse_packed(path: Path) -> Contents:
+    raise CommandError(f"{path}: is an archive; unpack it first")
+
 
 READERS: dict[str, Callable[[Path], Contents]] = {
-    ".csv": open_csv,
+    ".arrow": open_ipc,
+    ".bin": open_bin,
+    ".bvecs": open_vecs,
+    ".ckpt": open_pt,
+    ".csv": open_text,
+    ".dat": open_text,
+    ".fbin": open_counted,
+    ".feather": open_ipc,
+    ".fvecs": open_vecs,
+    ".h5": open_hdf5,
+    ".h5ad": open_hdf5,
+    ".hdf5": open_hdf5,
+    ".i8bin": open_counted,
+    ".ipc": open_ipc,
+    ".json": open_json,
+    ".jsonl": open_json_lines,
+    ".ndjson": open_json_lines,
     ".npy": open_npy,
     ".npz": open_npz,
     ".parquet": open_parquet,
     ".pt": open_pt,
     ".pth": open_pt,
     ".safetensors": open_safetensors,
+    INDEX: open_index,
+    ".tsv": open_text,
+    ".txt": open_text,
+    ".u8bin": open_counted,
+    ".vec": open_text,
+}
+REFUSED: dict[str, Callable[[Path], Contents]] = {
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), _refuse_pickle),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), _refuse_packed),
 }
 
 
@@ -39,43 +94,92 @@ def find_array(
     dimensions: int,
     purpose: str,
     others: list[str] | None = None,
+    pool: str | None = None,
 ) -> Array:
-    """Find the array called ``key`` in a file, or the only one that fits.
+    """Find the array called ``key`` in a file or folder, or the only one that fits.
 
     Args:
-        path: A file whose suffix is in ``READERS``.
+        path: A file whose suffix is in ``READERS``, or a folder of such.
         key: The array's name; for tables, column names or patterns such as ``x*``, separated by
             commas.
         dimensions: 2 for features, 1 for labels.
         purpose: What the array is for, for messages.
         others: Keys of arrays with another purpose, which are never picked without a key.
+        pool: How rows of more dimensions become vectors, one of ``POOLS``; None refuses them.
+
+    Returns:
+        The array; what its user should know of how it was found is in its ``notes``.
 
     Raises:
         CommandError: If none fits, more than one does, or the file is missing, empty or damaged.
         ImportError: If the format needs a package that is missing.
     """
+    wanted = Wanted(key, dimensions, purpose, tuple(others or ()), pool)
     with one_line_errors(str(path)):
-        return _open(path).pick(Wanted(key, dimensions, purpose, tuple(others or ())))
+        array = _contents(path).pick(wanted)
+    return replace(
+        array,
+        name=printable(array.name),
+        notes=tuple(map(printable, array.notes)),
+        read=_texts(array.read) if dimensions == 1 else array.read,
+    )
 
 
 def names_in(path: Path) -> list[str]:
-    """The names of all arrays or columns in a file; ``""`` is an array without a name.
+    """The names in a file of what could hold the class or the id of each row.
 
     Raises:
         CommandError: If the file is missing, empty or damaged.
-        ImportError: If the format needs a package that is missing.
     """
     with one_line_errors(str(path)):
-        return _open(path).names()
+        return _contents(path).names()
 
 
-def _open(path: Path) -> Contents:
-    if not path.is_file():
+def label_names(path: Path) -> list[str]:
+    """The names in a file that are known to be those of labels, such as ``class``.
+
+    Raises:
+        CommandError: If the file is missing, empty or damaged.
+    """
+    return [name for name in names_in(path) if name.lower() in LABEL_NAMES]
+
+
+def _contents(path: Path) -> Contents:
+    if not path.exists():
         raise CommandError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+    status = path.stat()
+    if path.is_file() and status.st_size == 0:
         raise CommandError(f"{path}: is empty")
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
+    if not path.is_file() and not path.is_dir():
+        raise CommandError(f"{path}: is neither a file nor a folder")
+    return _opened(path, status.st_mtime_ns, status.st_size)
+
+
+# Features, positives and labels are often in one file.
+@lru_cache(maxsize=1)
+def _opened(path: Path, changed: int, size: int) -> Contents:
+    if path.is_dir():
+        return open_folder(path, READERS)
+    suffix = INDEX if path.name.endswith(INDEX) else path.suffix.lower()
+    reader = {**READERS, **REFUSED}.get(suffix)
+    if reader is None:
         known = ", ".join(sorted(READERS))
         raise CommandError(f"{path}: unknown kind of file {suffix!r}; known are {known}")
-    return READERS[suffix](path)
+    return reader(path)
+
+
+def _texts(
+    read: Callable[[int], Iterator[np.ndarray]],
+) -> Callable[[int], Iterator[np.ndarray]]:
+    """Labels as numbers, booleans or text that any terminal can show."""
+
+    def texts(rows: int) -> Iterator[np.ndarray]:
+        for chunk in read(rows):
+            if chunk.dtype.kind == "S":
+                chunk = np.char.decode(chunk, "utf-8", "backslashreplace")
+            if chunk.dtype.kind in "UO":
+                values = [printable(str(value)) for value in chunk.tolist()]
+                chunk = np.array(values, dtype=object).reshape(chunk.shape)
+            yield chunk
+
+    return texts
