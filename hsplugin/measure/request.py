@@ -249,10 +249,13 @@ def _two_columns(path: Path, score: str | None) -> list[str]:
             f"{path}: has the columns {', '.join(names[:10])}; say by --pair-keys which two are "
             f"the pairs"
         )
-    with path.open("rb") as file:
-        first = file.readline(100)
-    if names == ["0", "1"] and first.replace(b",", b" ").split() == [b"0", b"1"]:
+    if names == ["0", "1"] and path.is_file() and _first_fields(path) == [b"0", b"1"]:
         raise CommandError(
             f"{path}: its first line, 0 and 1, may be a pair or names; give it a line of names"
         )
     return names
+
+
+def _first_fields(path: Path) -> list[bytes]:
+    with path.open("rb") as file:
+        return re.split(rb"[\s,;]+", file.readline(100).strip())
