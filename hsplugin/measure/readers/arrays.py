@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,8 +58,8 @@ class Arrays:
         )
 
     def names(self) -> list[str]:
-        """The arrays' names."""
-        return list(self.arrays)
+        """The names of arrays with one value a row."""
+        return [name for name, array in self.arrays.items() if math.prod(array.shape) == 1]
 
     def _called(self, wanted: Wanted) -> dict[str, Array]:
         """The arrays that the key leaves; a nested one is called by the end of its name, too."""
