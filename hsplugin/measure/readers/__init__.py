@@ -36,7 +36,7 @@ from hsplugin.measure.readers.table import LABEL_NAMES
 from hsplugin.measure.readers.tensors import INDEX, open_bin, open_index, open_pt, open_safetensors
 from hsplugin.measure.readers.vecs import open_counted, open_vecs
 
-__all__ = ["POOLS", "READERS", "Array", "find_array", "label_names"]
+__all__ = ["POOLS", "READERS", "Array", "find_array", "label_names", "names_in"]
 
 
 def _refuse_pickle(path: Path) -> Contents:
@@ -132,7 +132,19 @@ def label_names(path: Path) -> list[str]:
         CommandError: If the file is missing, empty or damaged.
     """
     with one_line_errors(str(path)):
-        return [name for name in _contents(path).names() if name.lower() in LABEL_NAMES]
+        names = _contents(path).possible_labels()
+    return [name for name in names if name.lower() in LABEL_NAMES]
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of all arrays or columns in a file; ``""`` is an array without a name.
+
+    Raises:
+        CommandError: If the file is missing, empty or damaged.
+        ImportError: If the format needs a package that is missing.
+    """
+    with one_line_errors(str(path)):
+        return _contents(path).names()
 
 
 def _contents(path: Path) -> Contents:

@@ -58,6 +58,10 @@ class Arrays:
         )
 
     def names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self.arrays)
+
+    def possible_labels(self) -> list[str]:
         """The names of arrays with one value a row."""
         return [name for name, array in self.arrays.items() if math.prod(array.shape) == 1]
 
