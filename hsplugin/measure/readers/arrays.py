@@ -22,11 +22,13 @@ class Arrays:
         path: The file, for messages.
         arrays: The arrays that can be measured.
         unusable: Why the others cannot, by name.
+        hint: What could make one array of several, for messages.
     """
 
     path: Path
     arrays: dict[str, Array]
     unusable: dict[str, str] = field(default_factory=dict)
+    hint: str = ""
 
     def pick(self, wanted: Wanted) -> Array:
         """Return the array called ``wanted.key``, or the only one with the right dimensions.
@@ -54,7 +56,7 @@ class Arrays:
             )
         shapes = listed([f"{name} {(a.rows, *a.shape)}" for name, a in arrays.items()])
         raise CommandError(
-            f"{self.path}: holds {shapes}; say which are the {wanted.purpose}{remedy}"
+            f"{self.path}: holds {shapes}; say which are the {wanted.purpose}{self.hint}{remedy}"
         )
 
     def names(self) -> list[str]:
