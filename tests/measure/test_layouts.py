@@ -587,6 +587,11 @@ def save_views(folder):
     return folder / "x.pt", None, "say which are the features"
 
 
+def save_even_batches(folder):
+    torch.save(list(TENSOR.split(50)), folder / "x.pt")
+    return folder / "x.pt", None, "torch.cat(x)"
+
+
 def save_external_hdf5(folder):
     import h5py
 
@@ -627,6 +632,7 @@ def save_control_characters(folder):
         save_pickle,
         save_two_arrays,
         save_views,
+        save_even_batches,
         save_external_hdf5,
         save_unwritten_hdf5,
         save_index_of_elsewhere,

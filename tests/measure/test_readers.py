@@ -111,7 +111,7 @@ def one_dimensional(folder):
     return ["bad.npy"]
 
 
-@refused("this has (75, 2, 14)")
+@refused("this has (75, 2, 14); --pool mean, max, cls or flatten")
 def three_dimensional(folder):
     np.save(folder / "bad.npy", X.reshape(75, 2, 14))
     return ["bad.npy"]

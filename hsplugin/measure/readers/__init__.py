@@ -125,23 +125,26 @@ def find_array(
     )
 
 
-def names_in(path: Path) -> list[str]:
-    """The names in a file of what could hold the class or the id of each row.
-
-    Raises:
-        CommandError: If the file is missing, empty or damaged.
-    """
-    with one_line_errors(str(path)):
-        return _contents(path).names()
-
-
 def label_names(path: Path) -> list[str]:
     """The names in a file that are known to be those of labels, such as ``class``.
 
     Raises:
         CommandError: If the file is missing, empty or damaged.
     """
-    return [name for name in names_in(path) if name.lower() in LABEL_NAMES]
+    with one_line_errors(str(path)):
+        names = _contents(path).possible_labels()
+    return [name for name in names if name.lower() in LABEL_NAMES]
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of all arrays or columns in a file; ``""`` is an array without a name.
+
+    Raises:
+        CommandError: If the file is missing, empty or damaged.
+        ImportError: If the format needs a package that is missing.
+    """
+    with one_line_errors(str(path)):
+        return _contents(path).names()
 
 
 def _contents(path: Path) -> Contents:

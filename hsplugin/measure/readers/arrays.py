@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +22,13 @@ class Arrays:
         path: The file, for messages.
         arrays: The arrays that can be measured.
         unusable: Why the others cannot, by name.
+        hint: What could make one array of several, for messages.
     """
 
     path: Path
     arrays: dict[str, Array]
     unusable: dict[str, str] = field(default_factory=dict)
+    hint: str = ""
 
     def pick(self, wanted: Wanted) -> Array:
         """Return the array called ``wanted.key``, or the only one with the right dimensions.
@@ -53,12 +56,16 @@ class Arrays:
             )
         shapes = listed([f"{name} {(a.rows, *a.shape)}" for name, a in arrays.items()])
         raise CommandError(
-            f"{self.path}: holds {shapes}; say which are the {wanted.purpose}{remedy}"
+            f"{self.path}: holds {shapes}; say which are the {wanted.purpose}{self.hint}{remedy}"
         )
 
     def names(self) -> list[str]:
-        """The arrays' names."""
+        """The names of the arrays."""
         return list(self.arrays)
+
+    def possible_labels(self) -> list[str]:
+        """The names of arrays with one value a row."""
+        return [name for name, array in self.arrays.items() if math.prod(array.shape) == 1]
 
     def _called(self, wanted: Wanted) -> dict[str, Array]:
         """The arrays that the key leaves; a nested one is called by the end of its name, too."""

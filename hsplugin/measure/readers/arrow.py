@@ -72,7 +72,7 @@ def table_of(
         def arrays(size: int) -> Iterator[np.ndarray]:
             done = 0
             for batch in read(columns, size):
-                parts = [numbers(column, name, done) for column in batch]
+                parts = [_numbers(column, name, done) for column in batch]
                 yield np.stack(parts, axis=1, dtype=np.float64) if stacked else parts[0]
                 done += len(batch[0])
 
@@ -101,15 +101,9 @@ def _array(
     if 0 in shape:
         raise CommandError(f"{name}: its vectors are empty")
 
-    def read(size: int) -> Iterator[np.ndarray]:
+    def alike(size: int) -> Iterator[np.ndarray]:
         done = 0
-        for chunk in rechunk(_alike(arrays(size)), size):
-            yield chunk
-            done += len(chunk)
-
-    def _alike(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        done = 0
-        for chunk in chunks:
+        for chunk in arrays(size):
             if chunk.shape[1:] != shape:
                 raise CommandError(
                     f"{name}: row {done} (counted from 0) has {math.prod(chunk.shape[1:])} values, "
@@ -118,10 +112,13 @@ def _array(
             done += len(chunk)
             yield chunk
 
+    def read(size: int) -> Iterator[np.ndarray]:
+        return rechunk(alike(size), size)
+
     return Array(name, rows, shape, read, columns=columns)
 
 
-def numbers(column: Any, name: str, done: int) -> np.ndarray:
+def _numbers(column: Any, name: str, done: int) -> np.ndarray:
     """The values of a column of numbers, or of vectors of one length in lists or in text.
 
     Args:
@@ -148,7 +145,9 @@ def numbers(column: Any, name: str, done: int) -> np.ndarray:
             f"rows out"
         )
     if _is_text(kind):
-        vectors = [vector_of(text, name, done + row) for row, text in enumerate(column.to_pylist())]
+        vectors = [
+            _vector_of(text, name, done + row) for row, text in enumerate(column.to_pylist())
+        ]
         return np.stack(_of_one_length(vectors, name, done))
     if not _is_list(kind):
         raise CommandError(
@@ -165,11 +164,11 @@ def numbers(column: Any, name: str, done: int) -> np.ndarray:
             f"{name}: its vectors are not all of one length: row {done + row} (counted from 0) has "
             f"{lengths[row]} values, others have {lengths[0]}"
         )
-    inner = numbers(column.flatten(), name, done)
+    inner = _numbers(column.flatten(), name, done)
     return inner.reshape(len(column), int(lengths[0]), *inner.shape[1:])
 
 
-def vector_of(text: str, name: str, row: int) -> np.ndarray:
+def _vector_of(text: str, name: str, row: int) -> np.ndarray:
     """The vector that a text such as ``[0.1, 0.2]`` or numpy's ``[0.1 0.2]`` holds.
 
     Raises:

@@ -72,7 +72,10 @@ class Contents(Protocol):
         """
 
     def names(self) -> list[str]:
-        """Names of what could hold the class or the id of each row."""
+        """The names of all arrays or columns."""
+
+    def possible_labels(self) -> list[str]:
+        """The names of those that could hold the class of each row."""
 
 
 @contextmanager

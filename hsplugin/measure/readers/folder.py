@@ -65,6 +65,10 @@ class Parts:
         """The names in the first file."""
         return self.opened(self.files[0]).names()
 
+    def possible_labels(self) -> list[str]:
+        """Those of the first file."""
+        return self.opened(self.files[0]).possible_labels()
+
 
 def open_folder(path: Path, readers: dict[str, Callable[[Path], Contents]]) -> Contents:
     """Open a folder of parts, one that ``datasets`` saved, or one of sharded tensors.

@@ -19,6 +19,8 @@ Kind = Literal["float", "integer", "vector", "integers", "mixed", "other"]
 LABEL_NAMES = ("label", "labels", "target", "targets", "class", "classes", "y")
 # Families of such names are seldom features.
 NO_FEATURES = {*LABEL_NAMES, "id", "index", "level", "score", "prob", "logit", "token", "unnamed"}
+# Columns that pandas adds for a frame's index; they are neither features nor worth a note.
+INDEX_OF_PANDAS = re.compile(r"(Unnamed: 0(\.\d+)*)?|(__index_level|level)_\d+(__)?")
 # Fewer integers side by side may be anything.
 FEWEST_INTEGERS = 8
 
@@ -53,6 +55,7 @@ class Table:
             array = self.features(self.matching(wanted.key))
         else:
             taken = {column for key in wanted.others for column in self.matching(key)}
+            taken |= {column for column in self.kinds if INDEX_OF_PANDAS.fullmatch(column)}
             array = self._evident([c for c in self.kinds if c not in taken], wanted)
         found = fitted(array, wanted)
         if found is None:
@@ -64,7 +67,11 @@ class Table:
         return found
 
     def names(self) -> list[str]:
-        """Columns that could hold the class of each row."""
+        """The names of the columns."""
+        return list(self.kinds)
+
+    def possible_labels(self) -> list[str]:
+        """The names of columns of text or whole numbers."""
         return [name for name, kind in self.kinds.items() if kind in ("integer", "other")]
 
     def matching(self, key: str) -> list[str]:

@@ -42,6 +42,7 @@ def open_pt(path: Path) -> Arrays:
     arrays: dict[str, Array] = {}
     unusable: dict[str, str] = {}
     others = False
+    hint = ""
     # A list that holds itself, or one list a hundred times, is visited once.
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", content)]
@@ -58,9 +59,11 @@ def open_pt(path: Path) -> Arrays:
         elif isinstance(held, dict | list | tuple) and id(held) not in seen:
             seen.add(id(held))
             values = list(held.values()) if isinstance(held, dict) else list(held)
-            if _are_rows(values, whole_rows=isinstance(held, dict)):
+            if _are_rows(values, batches=not isinstance(held, dict)):
                 arrays[name] = _joined(path, name, values, whole)
                 continue
+            if isinstance(held, list) and len(values) > 1 and isinstance(values[0], Stored):
+                hint = "; if a list holds batches, save torch.cat(x), and if rows, torch.stack(x)"
             keys = list(held) if isinstance(held, dict) else [str(n) for n in range(len(held))]
             parts = [f"{name}.{key}" if name else key for key in keys]
             waiting += reversed(list(zip(parts, values, strict=True)))
@@ -72,7 +75,7 @@ def open_pt(path: Path) -> Arrays:
             f"you trust it, convert it: x = torch.load({path.name!r}, weights_only=False); "
             f"torch.save({{'features': torch.as_tensor(...)}}, 'features.pt')"
         )
-    return Arrays(path, arrays, unusable)
+    return Arrays(path, arrays, unusable, hint)
 
 
 def _problem(stored: Stored) -> str:
@@ -86,8 +89,8 @@ def _problem(stored: Stored) -> str:
     return f"is empty, its shape is {stored.shape}" if 0 in stored.shape else ""
 
 
-def _are_rows(values: list[Any], whole_rows: bool) -> bool:
-    """Whether tensors are the rows of one array: vectors of one length, or batches of a list.
+def _are_rows(values: list[Any], batches: bool) -> bool:
+    """Whether tensors are the rows of one array: vectors of one length, or batches if allowed.
 
     All batches but the last are of one size and the last is smaller; otherwise they could as well
     be views or tokens.
@@ -102,7 +105,7 @@ def _are_rows(values: list[Any], whole_rows: bool) -> bool:
     if len(first.shape) == 1:
         floats = first.dtype.startswith("f") or first.dtype == BFLOAT16
         return floats and len(tensors) >= FEWEST_ROWS and sizes == {last.shape[0]}
-    return not whole_rows and len(sizes) == 1 and last.shape[0] < first.shape[0]
+    return batches and len(sizes) == 1 and last.shape[0] < first.shape[0]
 
 
 def _joined(
