@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from hsplugin.measure import geometry
-from hsplugin.measure.readers import Array
+from hsplugin.readers import Array
 
 ROWS_OF_TRUTH = 200_000
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray, np.ndarray]]

@@ -21,7 +21,7 @@ PACKAGES = [
 TIERS: list[set[str]] = [
     {"checks", "functional", "losses", "potential", "views"},
     {"metrics"},
-    {"errors", "flags", "page", "plots", "provenance"},
+    {"errors", "flags", "page", "plots", "provenance", "readers"},
     {"", "measure", "monitor"},  # "" is the package itself: its public names
     {"integrations"},
     {"lab"},
@@ -30,7 +30,7 @@ TIERS: list[set[str]] = [
 ]
 CORE = TIERS[0] | TIERS[1]
 PUBLIC = CORE | {"", "errors", "monitor"}
-LARGEST_SHARE = 0.25
+LARGEST_SHARE = 0.2
 LONGEST_MODULE = 350
 # One kernel launch is planned, checked and started in one place.
 LONGER_MODULES = {"hsplugin.potential.triton", "hsplugin.potential.triton_kernels"}
@@ -146,7 +146,7 @@ def test_the_core_imports_torch_numpy_and_torchmetrics_only() -> None:
     assert others == []
 
 
-def test_no_package_holds_more_than_a_quarter_of_the_lines() -> None:
+def test_no_package_holds_more_than_a_fifth_of_the_lines() -> None:
     lines: Counter[str] = Counter()
     for path in MODULES.values():
         package, *rest = path.relative_to(ROOT).parts[:-1]

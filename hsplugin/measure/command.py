@@ -15,7 +15,7 @@ import torch
 from hsplugin.checks import check_integer, check_positive, check_t
 from hsplugin.errors import CommandError
 from hsplugin.measure import request
-from hsplugin.measure.readers.pool import POOLS
+from hsplugin.readers.pool import POOLS
 
 DESCRIPTION = """\
 Alignment, uniformity and the other metrics of embeddings in files, one row per sample: numpy's,

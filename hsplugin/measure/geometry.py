@@ -12,7 +12,6 @@ from torch import Tensor
 from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances
 from hsplugin.measure.estimates import Estimate
-from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import (
     aligned_chunks,
     check_dimensions,
@@ -25,6 +24,7 @@ from hsplugin.metrics.alpha_req import check_fit_range
 from hsplugin.metrics.directions import directions, largest_entries
 from hsplugin.metrics.jackknife import GroupedMetrics
 from hsplugin.metrics.sampling import GROUPS, Jackknifed
+from hsplugin.readers import Array
 
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50

@@ -12,8 +12,8 @@ from torch import Tensor
 from hsplugin.errors import CommandError
 from hsplugin.measure.geometry import Geometry, Options, Progress, measure
 from hsplugin.measure.pairs import Pairs, with_pairs
-from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import scores_of, tensor_of, together
+from hsplugin.readers import Array
 
 LISTED_AT_ONCE = 2**16
 LOOKED_UP_AT_ONCE = 2**12

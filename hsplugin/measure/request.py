@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers import Array, find_array, names_in
+from hsplugin.readers import Array, find_array, names_in
 
 # How pandas calls the numbers of its rows in a file.
 INDEX_OF_PANDAS = re.compile(r"|Unnamed: 0|__index_level_\d+__")

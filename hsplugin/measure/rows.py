@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hsplugin.checks import listed
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers import Array, find_array, label_names
 from hsplugin.metrics.directions import largest_entries
 from hsplugin.metrics.sampling import GROUPS
+from hsplugin.readers import Array, find_array, label_names
 
 CHUNK_BYTES = 64 * 2**20
 LONGEST_LABEL = 1000

@@ -11,8 +11,8 @@ import torch
 
 from hsplugin.measure.geometry import Geometry, Options, Progress, measure
 from hsplugin.measure.pairs import Pairs, with_pairs
-from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import check_dimensions, scores_of, tensor_of, together
+from hsplugin.readers import Array
 
 
 def measure_scored(

@@ -20,11 +20,11 @@ from hsplugin.measure.geometry import (
 )
 from hsplugin.measure.listed import Kept, PairList, add_listed
 from hsplugin.measure.pairs import Pairs, with_pairs
-from hsplugin.measure.readers import Array
 from hsplugin.measure.rows import check_dimensions, tensor_of, together
 from hsplugin.metrics.moments import Moments
 from hsplugin.metrics.sampling import jackknife
 from hsplugin.potential import log_mean_potential
+from hsplugin.readers import Array
 
 MOST_AT_ONCE = 256
 

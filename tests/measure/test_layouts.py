@@ -13,8 +13,8 @@ import torch
 
 from hsplugin.cli import main
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers import find_array
 from hsplugin.measure.rows import known_labels
+from hsplugin.readers import find_array
 from tests.measure.files import LABELS, X, Y
 
 ROWS, DIM = X.shape

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hsplugin.measure.readers import READERS
+from hsplugin.readers import READERS
 from tests.measure.test_layouts import WRITERS
 
 MUTANTS = 1000
@@ -20,7 +20,7 @@ WORKER = """
 import faulthandler, json, resource, sys
 from pathlib import Path
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers import find_array
+from hsplugin.readers import find_array
 from hsplugin.measure.rows import known_labels, tensor_of
 import pyarrow, pyarrow.csv, pyarrow.parquet, h5py, safetensors.torch, torch
 

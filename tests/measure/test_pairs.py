@@ -12,8 +12,8 @@ from hsplugin.cli import main
 from hsplugin.measure.geometry import Options
 from hsplugin.measure.listed import PairList
 from hsplugin.measure.pairs import Pairs
-from hsplugin.measure.readers import Array
 from hsplugin.measure.sides import measure_sides
+from hsplugin.readers import Array
 from tests.measure.files import RANDOM
 from tests.metrics import definitions
 

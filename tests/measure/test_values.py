@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hsplugin.cli import main
 from hsplugin.measure import geometry, rows
-from hsplugin.measure.readers import Array
 from hsplugin.metrics import METRICS
+from hsplugin.readers import Array
 from tests.measure.files import LABELS, RANDOM, SAVERS, X, Y, save_npy
 from tests.metrics import definitions
 

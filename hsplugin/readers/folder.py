@@ -12,8 +12,8 @@ import numpy as np
 
 from hsplugin.checks import listed
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import Array, Contents, Wanted, rechunk
-from hsplugin.measure.readers.tensors import INDEX
+from hsplugin.readers.contents import Array, Contents, Wanted, rechunk
+from hsplugin.readers.tensors import INDEX
 
 # Files that describe others.
 BESIDE = {".json", ".txt"}

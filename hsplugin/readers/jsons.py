@@ -11,9 +11,9 @@ from typing import Any
 
 from hsplugin.checks import listed
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrow import table_of
-from hsplugin.measure.readers.contents import Array, missing_package
-from hsplugin.measure.readers.table import Table, family
+from hsplugin.readers.arrow import table_of
+from hsplugin.readers.contents import Array, missing_package
+from hsplugin.readers.table import Table, family
 
 LONGEST_LINE = 16 * 2**20
 # In memory it may be twenty times as large.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrow import are_vectors, table_of
-from hsplugin.measure.readers.contents import Contents, missing_package
-from hsplugin.measure.readers.table import Kind
-from hsplugin.measure.readers.words import are_spaced_numbers, open_spaced
+from hsplugin.readers.arrow import are_vectors, table_of
+from hsplugin.readers.contents import Contents, missing_package
+from hsplugin.readers.table import Kind
+from hsplugin.readers.words import are_spaced_numbers, open_spaced
 
 # A record must fit into a block.
 BLOCK_BYTES = 16 * 2**20

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrays import Arrays
-from hsplugin.measure.readers.contents import Array, check_packing, missing_package
+from hsplugin.readers.arrays import Arrays
+from hsplugin.readers.contents import Array, check_packing, missing_package
 
 MOST_DATASETS = 10**5
 LARGEST_CHUNK = 2**30

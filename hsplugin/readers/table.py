@@ -11,8 +11,8 @@ from typing import Literal
 
 from hsplugin.checks import listed, unknown
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import Array, Wanted
-from hsplugin.measure.readers.pool import fitted
+from hsplugin.readers.contents import Array, Wanted
+from hsplugin.readers.pool import fitted
 
 # "integers" are vectors of integers, which may be tokens; "mixed" are numbers and text.
 Kind = Literal["float", "integer", "vector", "integers", "mixed", "other"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import Array, Wanted, rechunk
+from hsplugin.readers.contents import Array, Wanted, rechunk
 
 POOLS = ("mean", "cls", "max", "flatten")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hsplugin.checks import listed, unknown
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import Array, Wanted
-from hsplugin.measure.readers.pool import fitted
+from hsplugin.readers.contents import Array, Wanted
+from hsplugin.readers.pool import fitted
 
 SHOWN_REASONS = 3
 

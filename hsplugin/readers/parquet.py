@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrow import table_of
-from hsplugin.measure.readers.contents import Array, check_packing, missing_package
-from hsplugin.measure.readers.table import Table
+from hsplugin.readers.arrow import table_of
+from hsplugin.readers.contents import Array, check_packing, missing_package
+from hsplugin.readers.table import Table
 
 
 def open_parquet(path: Path) -> Table:

@@ -11,8 +11,8 @@ from typing import IO
 import numpy as np
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrays import Arrays
-from hsplugin.measure.readers.contents import Array
+from hsplugin.readers.arrays import Arrays
+from hsplugin.readers.contents import Array
 
 LONGEST_LINE = 16 * 2**20
 LONGEST_WORD = 4096

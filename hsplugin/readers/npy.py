@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrays import Arrays
-from hsplugin.measure.readers.contents import Array, check_packing
+from hsplugin.readers.arrays import Arrays
+from hsplugin.readers.contents import Array, check_packing
 
 FIELDS = (
     "holds named fields; save numpy.lib.recfunctions.structured_to_unstructured(x[fields]) instead"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrays import Arrays
-from hsplugin.measure.readers.contents import Array
+from hsplugin.readers.arrays import Arrays
+from hsplugin.readers.contents import Array
 
 TYPES = {".fvecs": "<f4", ".bvecs": "u1", ".fbin": "<f4", ".u8bin": "u1", ".i8bin": "i1"}
 

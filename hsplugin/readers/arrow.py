@@ -12,8 +12,8 @@ import numpy as np
 
 from hsplugin.checks import listed
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import Array, rechunk
-from hsplugin.measure.readers.table import Kind, Table
+from hsplugin.readers.contents import Array, rechunk
+from hsplugin.readers.table import Kind, Table
 
 # From the columns that are needed, a number of rows and whether they are labels, to the batches.
 # Batches may be of any size.

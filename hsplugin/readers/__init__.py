@@ -4,7 +4,7 @@ Readers never execute what a file holds, never believe a header that the file's 
 and refuse archives that are packed far denser than embeddings can be.
 
 A new format is one module with a function from a path to
-:class:`~hsplugin.measure.readers.contents.Contents`, and its line in ``READERS``.
+:class:`~hsplugin.readers.contents.Contents`, and its line in ``READERS``.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from pathlib import Path
 import numpy as np
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import (
+from hsplugin.readers.contents import (
     Array,
     Contents,
     Wanted,
     one_line_errors,
     printable,
 )
-from hsplugin.measure.readers.delimited import open_text
-from hsplugin.measure.readers.folder import open_folder
-from hsplugin.measure.readers.hdf5 import open_hdf5
-from hsplugin.measure.readers.ipc import open_ipc
-from hsplugin.measure.readers.jsons import open_json, open_json_lines
-from hsplugin.measure.readers.npy import open_npy, open_npz
-from hsplugin.measure.readers.parquet import open_parquet
-from hsplugin.measure.readers.pool import POOLS
-from hsplugin.measure.readers.table import LABEL_NAMES
-from hsplugin.measure.readers.tensors import INDEX, open_bin, open_index, open_pt, open_safetensors
-from hsplugin.measure.readers.vecs import open_counted, open_vecs
+from hsplugin.readers.delimited import open_text
+from hsplugin.readers.folder import open_folder
+from hsplugin.readers.hdf5 import open_hdf5
+from hsplugin.readers.ipc import open_ipc
+from hsplugin.readers.jsons import open_json, open_json_lines
+from hsplugin.readers.npy import open_npy, open_npz
+from hsplugin.readers.parquet import open_parquet
+from hsplugin.readers.pool import POOLS
+from hsplugin.readers.table import LABEL_NAMES
+from hsplugin.readers.tensors import INDEX, open_bin, open_index, open_pt, open_safetensors
+from hsplugin.readers.vecs import open_counted, open_vecs
 
 __all__ = ["POOLS", "READERS", "Array", "find_array", "label_names", "names_in"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrays import Arrays
-from hsplugin.measure.readers.contents import Array, Contents, missing_package, rechunk
-from hsplugin.measure.readers.pickled import BFLOAT16, DTYPES, Inert, Stored, read_pickled
-from hsplugin.measure.readers.words import open_word2vec
+from hsplugin.readers.arrays import Arrays
+from hsplugin.readers.contents import Array, Contents, missing_package, rechunk
+from hsplugin.readers.pickled import BFLOAT16, DTYPES, Inert, Stored, read_pickled
+from hsplugin.readers.words import open_word2vec
 
 INDEX = ".safetensors.index.json"
 # Fewer vectors may be several columns rather than rows.

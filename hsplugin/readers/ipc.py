@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.arrow import table_of
-from hsplugin.measure.readers.contents import check_packing, missing_package
-from hsplugin.measure.readers.table import Table
+from hsplugin.readers.arrow import table_of
+from hsplugin.readers.contents import check_packing, missing_package
+from hsplugin.readers.table import Table
 
 MAGIC = b"ARROW1"
 MAGIC_OF_OLD_FEATHER = b"FEA1"
