@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 # Shorter rows have no meaningful direction. The derivative of the direction, one over the length,
 # would dominate every gradient.
 SHORTEST_ROW = 1e-6
+# Names in one message, and characters of each.
+MOST_NAMES = 30
+LONGEST_NAME = 60
 # Factors of exponents and gradients, up to 4t, must fit into float32.
 T_LIMIT = 1e37
 
@@ -160,7 +163,7 @@ def check_integer(name: str, value: object, *, least: int, most: int = 2**63 - 1
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """A message that a name is unknown, with near matches and all known names.
+    """A message that a name is unknown, with near matches and known names, at most thirty.
 
     Args:
         what: The kind of name, such as ``"method"``.
@@ -174,7 +177,19 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(given, names)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown {what} {given!r}; {hint}Known: {', '.join(names)}"
+    return f"unknown {what} {given!r}; {hint}Known: {listed(names)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, separated by commas: the first thirty, each at most 60 characters.
+
+    Example:
+        >>> listed([f"x{i}" for i in range(1000)])[-30:]
+        'x26, x27, x28, x29, 970 more'
+    """
+    shown = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 3] + "..." for n in names]
+    more = len(names) - MOST_NAMES
+    return ", ".join(shown[:MOST_NAMES] + ([f"{more} more"] if more > 0 else []))
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:

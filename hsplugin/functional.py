@@ -18,9 +18,11 @@ from hsplugin.potential import log_mean_potential
 def unit_rows(x: Tensor) -> Tensor:
     r"""Scale each row to unit length: :math:`x_i / \|x_i\|_2`, with a bounded gradient.
 
-    Rows shorter than 1e-6 stay unchanged, so a zero row stays zero and its gradient is not
-    multiplied by one over its length. NaN stays NaN, and so become rows whose squared length
-    overflows the dtype, longer than 1.8e19 in float32.
+    This is what losses take. Rows shorter than 1e-6 stay unchanged, so a zero row stays zero and
+    its gradient is not multiplied by one over its length; a loss of such rows alone is therefore
+    near 0, as for a collapse. NaN stays NaN, and so become rows whose squared length overflows the
+    dtype, longer than 1.8e19 in float32. Metrics count the direction of every row:
+    :func:`hsplugin.metrics.directions.directions`.
 
     Args:
         x: Features, shape (..., d), of any floating dtype.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsplugin.functional import unit_rows
+from hsplugin.metrics.directions import directions
 
 
 def figure(columns: int, *, width: float = 4.0, height: float = 3.6) -> tuple[Any, list[Any]]:
@@ -51,7 +51,7 @@ def features_on_circle(axes: Any, features: Tensor, labels: Tensor | None = None
     """
     if features.dim() != 2 or features.shape[1] != 2:
         raise ValueError(f"features must have shape (n, 2), got {tuple(features.shape)}")
-    points = unit_rows(features.detach().cpu())
+    points = directions(features.detach().cpu())
     angles = torch.atan2(points[:, 1], points[:, 0])
     grid = torch.linspace(-torch.pi, torch.pi, 361)
     concentration = 50.0
@@ -85,9 +85,9 @@ def principal_plane(axes: Any, features: Tensor, labels: Tensor | None = None) -
         raise ValueError(
             f"features must have shape (n, d), n >= 2 and d >= 2, got {tuple(features.shape)}"
         )
-    points = unit_rows(features.detach().cpu())
-    _, lengths, directions = torch.linalg.svd(points - points.mean(dim=0), full_matrices=False)
-    plane = points @ directions[:2].T
+    points = directions(features.detach().cpu())
+    _, lengths, principal = torch.linalg.svd(points - points.mean(dim=0), full_matrices=False)
+    plane = points @ principal[:2].T
     share = lengths.square() / lengths.square().sum().clamp(min=torch.finfo(points.dtype).tiny)
     colours, cmap = _colours(labels)
     axes.scatter(plane[:, 0], plane[:, 1], s=6, c=colours, cmap=cmap, linewidths=0)
@@ -109,7 +109,7 @@ def distance_histogram(axes: Any, x: Tensor, y: Tensor, label: str | None = None
     """
     if x.shape != y.shape:
         raise ValueError(f"x and y must be pairs, got {tuple(x.shape)} and {tuple(y.shape)}")
-    first, second = unit_rows(x.detach().cpu()), unit_rows(y.detach().cpu())
+    first, second = directions(x.detach().cpu()), directions(y.detach().cpu())
     distances = torch.linalg.vector_norm(first - second.to(first.dtype), dim=1)
     bars = axes.hist(distances.numpy(), bins=40, range=(0, 2), density=True, alpha=0.6, label=label)
     colour = bars[2][0].get_facecolor()

@@ -16,10 +16,10 @@ import torch
 PACKAGES = ("hsplugin", "torch", "lightly", "pytorch-lightning", "kornia", "scikit-learn", "numpy")
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """Versions of the software, and processor, threads and GPU of this process."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

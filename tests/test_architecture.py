@@ -21,7 +21,7 @@ PACKAGES = [
 TIERS: list[set[str]] = [
     {"checks", "functional", "losses", "potential", "views"},
     {"metrics"},
-    {"errors", "flags", "plots", "provenance"},
+    {"errors", "flags", "page", "plots", "provenance", "readers"},
     {"", "measure", "monitor"},  # "" is the package itself: its public names
     {"integrations"},
     {"lab"},

@@ -10,23 +10,28 @@ import torch
 from torch import Tensor
 
 from hsplugin.errors import CommandError
-from hsplugin.functional import pair_distances, unit_rows
-from hsplugin.measure.readers import Array
-from hsplugin.measure.rows import aligned_chunks, check_rows, classes_of, tensor_of
+from hsplugin.functional import pair_distances
+from hsplugin.measure.estimates import Estimate
+from hsplugin.measure.rows import (
+    aligned_chunks,
+    check_dimensions,
+    check_rows,
+    classes_of,
+    tensor_of,
+)
 from hsplugin.metrics import METRICS, GeometryMetric, Uniformity, UniformityReport
 from hsplugin.metrics.alpha_req import check_fit_range
-from hsplugin.metrics.jackknife import GroupedMetrics, Jackknifed
-from hsplugin.metrics.sampling import GROUPS
-
-try:
-    from scipy.stats import t as student_t
-except ImportError as error:
-    raise ImportError("intervals need scipy: pip install 'hsplugin[measure]'") from error
+from hsplugin.metrics.directions import directions, largest_entries
+from hsplugin.metrics.jackknife import GroupedMetrics
+from hsplugin.metrics.sampling import GROUPS, Jackknifed
+from hsplugin.readers import Array
 
 MOST_BYTES_OF_CLASS_SUMS = 2**31
 DISTANCE_BINS = 50
 # With fewer rows a dimension, a jackknife cannot take out the bias of a spectrum.
 ROWS_A_DIMENSION = 10
+# With fewer rows there is no interval.
+FEWEST_ROWS = 4
 SHOWN_SAMPLE = 2000
 
 Progress = Callable[[int], None]
@@ -47,28 +52,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A metric of the rows, with a confidence interval for that of their population.
-
-    The interval lies around the value with its bias taken out, which for ranks and spectra of few
-    rows is far from the value. It is None where there is none: without the jackknife, and for
-    spectral metrics of fewer than ten rows a dimension. If the spectrum is almost flat, those of
-    ``alpha_req`` and ``nesum`` are too narrow, as their bias is not of order 1/N.
-
-    Attributes:
-        value: The metric of all rows.
-        interval: Lower and upper end, or None.
-        note: How to read the value.
-        missing: Why there is no interval, where more rows would give one.
-    """
-
-    value: float
-    interval: tuple[float, float] | None
-    note: str
-    missing: str = ""
-
-
-@dataclass(frozen=True)
 class Geometry:
     """What was measured of one array of features.
 
@@ -84,6 +67,8 @@ class Geometry:
         sample: Some of the features, on the sphere unless told otherwise.
         sample_classes: Their classes' numbers, -1 without labels.
         distances: Counts of positive distances in 50 bins over [0, 2], None without pairs.
+        other: What was measured of the other side, such as the texts of images.
+        remarks: What a reader has to know of the rows and pairs, one line each.
     """
 
     name: str
@@ -97,6 +82,31 @@ class Geometry:
     sample: Tensor
     sample_classes: Tensor
     distances: Tensor | None
+    other: Geometry | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What is kept of features that have streamed by.
+
+    Attributes:
+        name: The features' name.
+        zero_rows: How many of them are zero.
+        dim: Their dimension.
+        classes: The labels, in the order of their numbers.
+        distances: As in :class:`Geometry`.
+        metrics: Every metric that can be measured.
+        grouped: Their states, by groups of rows.
+    """
+
+    name: str
+    zero_rows: int
+    dim: int
+    classes: list[str]
+    distances: Tensor | None
+    metrics: dict[str, GeometryMetric]
+    grouped: GroupedMetrics
 
 
 def measure(
@@ -106,7 +116,18 @@ def measure(
     options: Options,
     progress: Progress = lambda rows: None,
 ) -> Geometry:
-    """Measure features in one pass, in O(16 d^2 + max_samples d) memory.
+    """Measure features in one pass, in O(16 d^2 + max_samples d) memory; see :func:`summarise`."""
+    return geometry_of(summarise(features, positives, labels, options, progress), options)
+
+
+def summarise(
+    features: Array,
+    positives: Array | None,
+    labels: Array | None,
+    options: Options,
+    progress: Progress = lambda rows: None,
+) -> Summary:
+    """Read features once.
 
     Args:
         features: The embeddings.
@@ -119,10 +140,8 @@ def measure(
         CommandError: If a file is damaged, rows do not match, or values are NaN or infinite.
     """
     (dim,) = features.shape
-    if positives is not None and positives.shape != features.shape:
-        raise CommandError(
-            f"{positives.name}: has {positives.shape[0]} dimensions, but {features.name} has {dim}"
-        )
+    if positives is not None:
+        check_dimensions(features, positives)
     for other in (positives, labels):
         if other is not None and None not in (other.rows, features.rows):
             check_rows(features, features.rows, other, other.rows)
@@ -139,36 +158,41 @@ def measure(
             y = tensor_of(positives, other_chunk, grouped.rows, options.device)
             dtype = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(dtype), y.to(dtype)
-            distances += _distance_counts(x, y, options.normalize)
+            distances += count_distances(distances_of(x, y, options))
         if label_chunk is not None:
             numbers = torch.tensor([number[label] for label in label_chunk.astype(str).tolist()])
             numbers = numbers.to(x.device)
-        zero_rows += int((x == 0).all(dim=1).sum())
+        zero_rows += int((largest_entries(x) == 0).sum())
         grouped.update(x, y, numbers)
         progress(grouped.rows)
-    rows = grouped.rows
-    if rows < 2:
-        raise CommandError(f"{features.name}: has {rows} row, but a pair takes two")
+    if grouped.rows < 2:
+        raise CommandError(f"{features.name}: has {grouped.rows} row, but a pair takes two")
+    return Summary(features.name, zero_rows, dim, classes, distances, metrics, grouped)
+
+
+def geometry_of(summary: Summary, options: Options) -> Geometry:
+    """Every metric of what was read."""
+    grouped, metrics = summary.grouped, summary.metrics
     found = grouped.compute()
     uniformity, rank = metrics["uniformity"], metrics["rankme"]
     assert isinstance(uniformity, Uniformity) and uniformity.last_report is not None
-    sample = grouped.whole(uniformity)
+    sample, moments = grouped.whole(uniformity), grouped.whole(rank)
     return Geometry(
-        features.name,
-        rows,
-        zero_rows,
-        dim,
+        summary.name,
+        grouped.rows,
+        summary.zero_rows,
+        summary.dim,
         {
-            name: _estimate(metric, found[name], rows, dim, options)
+            name: _estimate(metric, found[name], grouped.rows, summary.dim, options)
             for name, metric in metrics.items()
             if name in found
         },
         uniformity.last_report,
-        classes,
-        grouped.whole(rank).covariance_spectrum.cpu(),
+        summary.classes,
+        (moments.covariance_spectrum * moments.scale**2).detach().cpu(),
         sample["features"][:SHOWN_SAMPLE].cpu(),
         sample["labels"][:SHOWN_SAMPLE].cpu(),
-        distances,
+        summary.distances,
     )
 
 
@@ -202,23 +226,25 @@ def _chosen_metrics(
     return {name: metric for name, metric in chosen.items() if dim >= metric.least_dim}
 
 
-def _distance_counts(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
-    first, second = (unit_rows(x), unit_rows(y)) if normalize else (x, y)
-    lengths = pair_distances(first, second, 1.0).float().cpu()
-    return torch.histc(lengths, DISTANCE_BINS, 0, 2)
+def distances_of(x: Tensor, y: Tensor, options: Options) -> Tensor:
+    """Euclidean distances of pairs of rows (N, d), on the sphere unless told otherwise."""
+    first, second = (directions(x), directions(y)) if options.normalize else (x, y)
+    return pair_distances(first, second, 1.0)
+
+
+def count_distances(lengths: Tensor) -> Tensor:
+    """How many distances there are in each of ``DISTANCE_BINS`` bins over [0, 2]."""
+    return torch.histc(lengths.float().cpu(), DISTANCE_BINS, 0, 2)
 
 
 def _estimate(
     metric: GeometryMetric, found: Jackknifed, rows: int, dim: int, options: Options
 ) -> Estimate:
-    note = metric.describe(dim)
-    if not options.intervals:
-        return Estimate(found.value, None, note)
-    if metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
-        return Estimate(found.value, None, note, f"from {ROWS_A_DIMENSION * dim} rows on")
-    if rows < 4 or not (math.isfinite(found.unbiased) and math.isfinite(found.error)):
-        return Estimate(found.value, None, note)
-    half = float(student_t.ppf((1 + options.confidence) / 2, found.groups - 1)) * found.error
-    least, most = metric.bounds(rows, dim)
-    low, high = (min(max(found.unbiased + end, least), most) for end in (-half, half))
-    return Estimate(found.value, (low, high), note)
+    note, missing = metric.describe(dim), ""
+    confidence = options.confidence if options.intervals and rows >= FEWEST_ROWS else None
+    if confidence and metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
+        confidence, missing = None, f"from {ROWS_A_DIMENSION * dim} rows on"
+    if not math.isfinite(found.value) and not metric.may_be_nan:
+        confidence, missing = None, "features are too large for it"
+    bounds, slow_bias = metric.bounds(rows, dim), metric.single_eigenvalues
+    return Estimate.of(found, bounds, confidence, note, missing, slow_bias=slow_bias)

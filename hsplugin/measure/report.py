@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hsplugin import plots
+from hsplugin.measure.comparison import compare
+from hsplugin.measure.estimates import Estimate
 from hsplugin.measure.geometry import Geometry, Options
 
 MOST_CLASSES_SHOWN = 12
@@ -19,6 +22,7 @@ def table(geometry: Geometry, options: Options) -> str:
     lines = [f"{geometry.name}: {geometry.rows} rows, {geometry.dim} dimensions"]
     if geometry.zero_rows:
         lines[0] += f", {geometry.zero_rows} rows are zero"
+    lines += [f"  {remark}" for remark in geometry.remarks]
     heading = f"{options.confidence:.0%} interval" if options.intervals else ""
     lines.append(f"  {'metric':<24}{'value':>10}  {heading:<22}")
     for metric, estimate in geometry.metrics.items():
@@ -34,39 +38,17 @@ def table(geometry: Geometry, options: Options) -> str:
     if len(report.per_class) > MOST_CLASSES_SHOWN:
         more = len(report.per_class) - MOST_CLASSES_SHOWN
         lines.append(f"  and {more} more classes; --json lists all")
+    if geometry.other is not None:
+        lines.append(table(geometry.other, options))
     return "\n".join(lines)
 
 
 def as_json(geometries: list[Geometry], options: Options) -> str:
     """All numbers; NaN and infinity become null."""
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    files: list[dict[str, Any]] = []
-    for geometry in geometries:
-        report = geometry.uniformity
-        files.append(
-            {
-                "name": geometry.name,
-                "rows": geometry.rows,
-                "zero_rows": geometry.zero_rows,
-                "dim": geometry.dim,
-                "metrics": {
-                    metric: {"value": number(e.value), "interval": e.interval}
-                    for metric, e in geometry.metrics.items()
-                },
-                "uniformity": {
-                    "optimum": report.optimum,
-                    "gap": report.gap,
-                    "kept": report.kept,
-                    "per_class": {
-                        geometry.classes[place]: value for place, value in report.per_class.items()
-                    },
-                },
-                "covariance_spectrum": geometry.spectrum.tolist(),
-            }
-        )
+    files = [_content(geometry) for geometry in geometries]
+    for content, entry in zip(files, compare(geometries, options), strict=True):
+        if entry.differences:
+            content["difference_to_first"] = _numbers(entry.differences)
     settings = {
         "alpha": options.alpha,
         "t": options.t,
@@ -76,6 +58,46 @@ def as_json(geometries: list[Geometry], options: Options) -> str:
         "interval": "grouped jackknife" if options.intervals else None,
     }
     return json.dumps({"options": settings, "files": files}, indent=2, allow_nan=False)
+
+
+def _content(geometry: Geometry) -> dict[str, Any]:
+    report = geometry.uniformity
+    content = {
+        "name": geometry.name,
+        "rows": geometry.rows,
+        "zero_rows": geometry.zero_rows,
+        "dim": geometry.dim,
+        "metrics": _numbers(geometry.metrics),
+        "uniformity": {
+            "optimum": report.optimum,
+            "gap": _number(report.gap),
+            "kept": report.kept,
+            "per_class": {
+                geometry.classes[place]: _number(value) for place, value in report.per_class.items()
+            },
+        },
+        "covariance_spectrum": [_number(value) for value in geometry.spectrum.tolist()],
+    }
+    if geometry.remarks:
+        content["remarks"] = list(geometry.remarks)
+    if geometry.other is not None:
+        content["other"] = _content(geometry.other)
+    return content
+
+
+def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {
+        name: {
+            "value": _number(estimate.value),
+            "interval": estimate.interval,
+            "unbiased": estimate.unbiased,
+        }
+        for name, estimate in estimates.items()
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def picture(geometries: list[Geometry], path: Path) -> None:
@@ -97,7 +119,9 @@ def picture(geometries: list[Geometry], path: Path) -> None:
     for geometry in geometries:
         values = geometry.spectrum[geometry.spectrum > 0]
         spectra.plot(range(1, len(values) + 1), values.numpy(), label=Path(geometry.name).name)
-    spectra.set(xscale="log", yscale="log", xlabel="index", ylabel="eigenvalue of the covariance")
+    spectra.set(xlabel="index", ylabel="eigenvalue of the covariance")
+    if any((geometry.spectrum > 0).any() for geometry in geometries):
+        spectra.set(xscale="log", yscale="log")
     spectra.legend(fontsize=7)
     for geometry in paired:
         assert geometry.distances is not None

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_pair, check_positive, computing_dtype
-from hsplugin.functional import pair_distances, unit_rows
+from hsplugin.functional import pair_distances
 from hsplugin.metrics.base import GeometryMetric, States
+from hsplugin.metrics.directions import directions
 
 
 def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
@@ -101,7 +102,7 @@ class Alignment(GeometryMetric):
     def _measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         count = self._count(torch.cat([x, y], dim=1))
         if self.normalize:
-            x, y = unit_rows(x), unit_rows(y)
+            x, y = directions(x), directions(y)
         pairs = pair_distances(x, y, self.alpha)
         return {"distance_sum": pairs.sum(dtype=torch.float64), **count}
 

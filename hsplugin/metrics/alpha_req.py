@@ -67,6 +67,8 @@ class AlphaReQ(MomentMetric):
     title = "alpha-ReQ"
     settings = ("fit_range",)
     note = "near 1 is best"
+    may_be_nan = True
+    single_eigenvalues = True
     higher_is_better = None
 
     def __init__(self, fit_range: tuple[int, int] = (10, 100), **kwargs: Any) -> None:

@@ -15,6 +15,8 @@ from torchmetrics.utilities.data import dim_zero_max, dim_zero_sum
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from hsplugin.metrics.checks import check_finite
+from hsplugin.metrics.directions import largest_entries
+from hsplugin.metrics.sampling import Jackknifed
 
 States = Mapping[str, Tensor]
 # torchmetrics' reductions of a stack, as functions of two; our own take all parts at once.
@@ -47,6 +49,9 @@ class GeometryMetric(Metric):
         needs_matrix: Whether it takes time and memory for a d x d matrix.
         each_step: Whether a monitor shows it for single batches too.
         note: How to read the value, in a few words; may name ``{dim}``.
+        single_eigenvalues: Whether it depends on single eigenvalues of a spectrum and not on all
+            alike. Where eigenvalues are equal, its bias falls with 1 / sqrt(N) and not with 1 / N.
+        may_be_nan: Whether NaN is its value where there is nothing to measure.
         least_rows: Rows below which it has no value.
         least_dim: Dimensions below which it has no value.
     """
@@ -61,6 +66,8 @@ class GeometryMetric(Metric):
     needs_matrix: ClassVar[bool] = False
     each_step: ClassVar[bool] = False
     note: str = ""
+    single_eigenvalues: ClassVar[bool] = False
+    may_be_nan: ClassVar[bool] = False
     least_rows: ClassVar[int] = 2
     least_dim: int = 1
 
@@ -123,24 +130,28 @@ class GeometryMetric(Metric):
         Raises:
             TypeError: As ``update``.
             ValueError: As ``update``, and if there are too few rows or values are not finite.
+            OverflowError: As ``compute``.
         """
         self._check(*inputs, min_rows=self.least_rows)
-        if finite:
-            for name, value in zip(self._arguments, inputs, strict=False):
-                check_finite(name, value)
-        return self._evaluate(*inputs)
+        if not finite:
+            return self._evaluate(*inputs)
+        for name, features in zip(self._arguments, inputs, strict=False):
+            check_finite(name, features)
+        return self._representable(self._evaluate(*inputs))
 
     def compute(self) -> Any:
         """Return the metric of everything seen.
 
         Raises:
             ValueError: If fewer rows were seen than it takes, or features were NaN or infinite.
+            OverflowError: If the metric depends on the features' scale, and that is so large that
+                floating point cannot hold it.
         """
         try:
             if self._before is not None and int(self.rows) < self.least_rows:
                 return self._undefined()
             self._check_seen()
-            return self._value(self._shared(self._states()))
+            return self._representable(self._value(self._shared(self._states())))
         except Exception:
             # torchmetrics would leave this rank with the states of all ranks.
             if self._is_synced and self._should_unsync:
@@ -245,26 +256,17 @@ class GeometryMetric(Metric):
         """Empty copies, one for each part of a sample that is dealt to groups."""
         return [copy.deepcopy(self) for _ in range(groups)]
 
-    def _leave_one_out(
-        self, whole: Any, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each metric of the family that has a value, that of all parts and without each.
+    def _jackknife(
+        self, whole: States, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
+    ) -> dict[str, Jackknifed] | None:
+        """Estimates of the family's metrics that take less than the general way, if there are any.
 
-        ``whole`` is what the metrics read their value of all parts off.
+        Args:
+            whole: The states of all rows.
+            parts: Metrics that have seen a part of the rows each.
+            family: The metrics by name.
         """
-        states = [part._states() for part in parts if int(part.rows)]
-        without = [[s for s in states if s is not left_out] for left_out in states]
-        values = {
-            name: [value]
-            for name, metric in family.items()
-            if (value := _value_or_none(metric, whole)) is not None
-        }
-        for subset in without if len(states) > 1 else ():
-            shared = self._shared(self._merge(subset))
-            for name, found in values.items():
-                value = _value_or_none(family[name], shared)
-                found.append(found[0].new_tensor(float("nan")) if value is None else value)
-        return {name: (v[0], torch.stack(v)[1:]) for name, v in values.items()}
+        return None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
         # A half-precision module that holds the metric moves it, but must not round its sums.
@@ -280,9 +282,17 @@ class GeometryMetric(Metric):
 
     def _count(self, features: Tensor) -> dict[str, Tensor]:
         """The states that every metric has."""
-        finite = torch.isfinite(features.detach()).flatten(1).all(dim=1)
+        finite = torch.isfinite(largest_entries(features.detach().flatten(1)))
         rows = torch.full((), len(features), dtype=torch.int64, device=features.device)
         return {"rows": rows, "nonfinite_rows": (~finite).sum()}
+
+    def _representable(self, value: Tensor) -> Tensor:
+        if not torch.isfinite(value.detach()) and not (value.isnan() and self.may_be_nan):
+            raise OverflowError(
+                f"{' or '.join(self._arguments)}: {type(self).__name__} of features this large is "
+                f"beyond {value.dtype}; divide them by a constant, or scale rows to unit length"
+            )
+        return value
 
     def _check_seen(self) -> None:
         rows, nonfinite = int(self.rows), int(self.nonfinite_rows)
@@ -318,11 +328,3 @@ def _padded(states: Sequence[Tensor]) -> list[Tensor]:
                          for n in (0, want - have)])
         for state in states
     ]  # fmt: skip
-
-
-def _value_or_none(metric: GeometryMetric, shared: Any) -> Tensor | None:
-    """Rows may leave nothing to measure, such as no two of one class."""
-    try:
-        return metric._value(shared)
-    except ValueError:
-        return None

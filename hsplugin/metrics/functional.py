@@ -3,8 +3,8 @@
 Each function, such as ``rankme``, is defined in the file of its metric and computes as the class
 does, with the same checks. As the losses, none normalises: those defined on the unit sphere
 (alignment, uniformity, Wasserstein uniformity, tolerance) expect unit rows, which
-:func:`hsplugin.functional.unit_rows` makes and the classes of :mod:`hsplugin.metrics` make by
-default.
+:func:`hsplugin.metrics.directions.directions` makes and the classes of :mod:`hsplugin.metrics` make
+by default.
 
 Example:
     >>> import torch

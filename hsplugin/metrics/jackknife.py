@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities.data import dim_zero_sum
 
-from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.inputs import select_inputs
-from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys
+from hsplugin.metrics.packing import change_of_moments, merge_moments
+from hsplugin.metrics.sampling import GROUPS, Jackknifed, infinitesimal_jackknife, row_keys
 
-
-class Jackknifed(NamedTuple):
-    """A metric of all rows, and what the groups tell about its population.
-
-    Attributes:
-        value: The metric of all rows.
-        unbiased: The value with its bias of order 1/N taken out; NaN where there is no estimate.
-        error: Standard error of ``unbiased``; NaN where there is no estimate.
-        groups: How many groups the estimate rests on.
-    """
-
-    value: float
-    unbiased: float
-    error: float
-    groups: int
+# Folds of groups that are left out in turn to tell the bias.
+FOLDS = 4
+# By the reduction of a state: its derivative by the weight of a part of the rows, from the state of
+# all rows and that of the part.
+_BY_WEIGHT: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    dim_zero_sum: lambda whole, part: part.to(whole.dtype),
+    merge_moments: change_of_moments,
+}
 
 
 class GroupedMetrics:
@@ -51,7 +47,7 @@ class GroupedMetrics:
             family: next(iter(members.values()))._split(groups)
             for family, members in self._families.items()
         }
-        self._whole: dict[tuple[Any, ...], Any] = {}
+        self._whole: dict[tuple[Any, ...], tuple[States, Any]] = {}
 
     def update(self, x: Tensor, y: Tensor | None = None, labels: Tensor | None = None) -> None:
         """Add rows; in all calls but the last a multiple of the number of groups.
@@ -75,26 +71,41 @@ class GroupedMetrics:
         self._whole.clear()
 
     def compute(self) -> dict[str, Jackknifed]:
-        """Every metric that has a value, of all rows, with its jackknife estimate."""
-        return {
-            name: _estimate(value, without)
-            for family, members in self._families.items()
-            for name, (value, without) in self._leave_one_out(family, members).items()
-        }
+        """Every metric that has a value, of all rows, with its jackknife estimate.
+
+        The value is not finite where ``compute`` of the metric raises OverflowError.
+        """
+        found: dict[str, Jackknifed] = {}
+        for family, members in self._families.items():
+            first = next(iter(members.values()))
+            states, shared = self._whole_of(first)
+            estimates = first._jackknife(states, self._parts[family], members)
+            if estimates is None:
+                estimates = _estimates(states, shared, self._parts[family], members)
+            found.update(estimates)
+        return found
 
     def whole(self, metric: GeometryMetric) -> Any:
         """What the metric is read off, for all rows: moments, or states."""
+        return self._whole_of(metric)[1]
+
+    def states(self, metric: GeometryMetric) -> list[States]:
+        """The states of each group, from which a statistic of several sets of rows is made."""
+        return [part._states() for part in self._parts[metric._family()]]
+
+    def _whole_of(self, metric: GeometryMetric) -> tuple[States, Any]:
         family = metric._family()
         if family not in self._whole:
-            states = [part._states() for part in self._parts[family]]
-            self._whole[family] = metric._shared(metric._merge(states))
+            states = metric._merge(self.states(metric))
+            if self.groups > 1:
+                states = {
+                    name: state.double().requires_grad_()
+                    if metric._reductions[name] in _BY_WEIGHT
+                    else state
+                    for name, state in states.items()
+                }
+            self._whole[family] = states, metric._shared(states)
         return self._whole[family]
-
-    def _leave_one_out(
-        self, family: tuple[Any, ...], members: Mapping[str, GeometryMetric]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        first = next(iter(members.values()))
-        return first._leave_one_out(self.whole(first), self._parts[family], members)
 
     def _deal(self, rows: int, device: torch.device) -> list[Tensor]:
         """Each group's places among the next rows: one in every block of rows, at random."""
@@ -105,9 +116,65 @@ class GroupedMetrics:
         return [column[column < rows] for column in places.T]
 
 
-def _estimate(value: Tensor, without: Tensor) -> Jackknifed:
-    groups = len(without)
-    if groups < 2:
-        return Jackknifed(float(value), math.nan, math.nan, groups)
-    unbiased, error = jackknife(value, without)
-    return Jackknifed(float(value), float(unbiased), float(error), groups)
+def _estimates(
+    whole: States,
+    shared: Any,
+    parts: Sequence[GeometryMetric],
+    family: Mapping[str, GeometryMetric],
+) -> dict[str, Jackknifed]:
+    """Each metric of a family that has a value, by the infinitesimal jackknife.
+
+    Args:
+        whole: The states of all rows; leaves of a graph if there are several groups.
+        shared: What the metrics read their values off.
+        parts: Metrics that have seen one group each.
+        family: The metrics by name.
+    """
+    seen = [part for part in parts if int(part.rows)]
+    values = _values(family, shared)
+    if len(seen) < 2:
+        return {name: Jackknifed.of_one(metric) for name, metric in values.items()}
+    leaves = {name: state for name, state in whole.items() if state.requires_grad}
+    by_weight: dict[str, list[Tensor]] = {name: [] for name in values}
+    slopes = {name: _slopes(value, list(leaves.values())) for name, value in values.items()}
+    for part in seen:
+        changes = [
+            _BY_WEIGHT[part._reductions[name]](state.detach(), part._states()[name]).flatten()
+            for name, state in leaves.items()
+        ]
+        for name, of_states in slopes.items():
+            along = [s @ c for s, c in zip(of_states, changes, strict=True) if s is not None]
+            by_weight[name].append(torch.stack(along).sum() if along else torch.tensor(math.nan))
+    folds = [seen[first::FOLDS] for first in range(min(FOLDS, len(seen)))]
+    without = []
+    for left_out in folds:
+        kept = [part._states() for fold in folds if fold is not left_out for part in fold]
+        without.append(_values(family, seen[0]._shared(seen[0]._merge(kept))))
+    rows = torch.tensor([sum(int(part.rows) for part in fold) for fold in folds])
+    missing = torch.tensor(math.nan)
+    return {
+        name: infinitesimal_jackknife(
+            value.detach().cpu(),
+            torch.stack(by_weight[name]).cpu(),
+            torch.stack([found.get(name, missing).cpu() for found in without]),
+            rows / rows.sum(),
+        )
+        for name, value in values.items()
+    }
+
+
+def _values(family: Mapping[str, GeometryMetric], shared: Any) -> dict[str, Tensor]:
+    """The metrics that have a value: rows may leave none, such as no two of one class."""
+    values = {}
+    for name, metric in family.items():
+        with suppress(ValueError):
+            values[name] = metric._value(shared)
+    return values
+
+
+def _slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """Derivatives of a value by states, flattened; None where there is none."""
+    if not value.requires_grad:
+        return [None] * len(leaves)
+    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    return [None if slope is None else slope.flatten() for slope in found]

@@ -10,13 +10,8 @@ from torch import Tensor
 from hsplugin.checks import check_positive
 from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_views
-from hsplugin.metrics.moments import (
-    Moments,
-    entropy_rank,
-    largest_entropy_rank,
-    merge_moments,
-    pack_moments,
-)
+from hsplugin.metrics.moments import Moments, entropy_rank, largest_entropy_rank
+from hsplugin.metrics.packing import merge_moments, pack_moments
 
 
 def lidar(views: Tensor, delta: float = 1e-4, epsilon: float = 1e-7) -> Tensor:
@@ -110,7 +105,7 @@ class LiDAR(GeometryMetric):
         self._add(views)
 
     def bounds(self, rows: int, dim: int) -> tuple[float, float]:
-        """From 0 to min(N - 1, d), and a little more for epsilon."""
+        """From 0 to that of min(N - 1, d) equal eigenvalues, which epsilon lifts a little."""
         return 0.0, largest_entropy_rank(min(rows - 1, dim), dim, self.epsilon)
 
     def _check(self, views: Tensor, *, min_rows: int = 1) -> None:
@@ -118,22 +113,29 @@ class LiDAR(GeometryMetric):
 
     def _measure(self, views: Tensor) -> dict[str, Tensor]:
         x = views.to(torch.float64)
-        means = x.mean(dim=1)
-        centred = (x - means[:, None]).flatten(0, 1)
-        within = centred.T @ centred / views.shape[1]
-        return {"moments": pack_moments(means), "within": within, **self._count(views)}
+        # Helmert's contrasts have the scatter of the views about their mean, in one row less.
+        k = torch.arange(1, x.shape[1], dtype=x.dtype, device=x.device)[:, None]
+        apart = (x.cumsum(dim=1)[:, :-1] - k * x[:, 1:]) / (k * (k + 1)).sqrt()
+        apart = apart.flatten(0, 1)
+        within = apart.T @ apart / x.shape[1]
+        return {"moments": pack_moments(x.mean(dim=1)), "within": within, **self._count(views)}
 
     def _dim(self, states: States) -> int:
         return len(states["moments"]) - 1
 
     def _value(self, shared: States) -> Tensor:
         between, within = Moments.unpack(shared["moments"]), shared["within"]
+        scatter = between.scatter * between.scale**2
+        if not (scatter.isfinite().all() and within.isfinite().all()):
+            return within.new_full((), float("inf"))
         identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
-        factor = torch.linalg.cholesky(within / between.rows + self.delta * identity)
-        half = torch.linalg.solve_triangular(factor, between.scatter / between.rows, upper=False)
+        factor, lost = torch.linalg.cholesky_ex(within / between.rows + self.delta * identity)
+        if lost:  # delta is less than the rounding of the rest
+            return within.new_full((), float("inf"))
+        half = torch.linalg.solve_triangular(factor, scatter / between.rows, upper=False)
         whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
         eigenvalues = torch.linalg.eigvalsh((whitened + whitened.T) / 2).clamp(min=0)
         # Identical instances leave rounding errors, which have no rank.
-        magnitude = between.mean.square().sum() / self.delta
+        magnitude = (between.mean * between.scale).square().sum() / self.delta
         floor = (len(within) * torch.finfo(torch.float64).eps) ** 2 * magnitude
         return entropy_rank(torch.where(eigenvalues > floor, eigenvalues, 0.0), self.epsilon)

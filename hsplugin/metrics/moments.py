@@ -1,14 +1,8 @@
-"""First and second moments of features, and the metrics that are read off their spectra.
-
-One float64 matrix holds the moments, so that they can be merged over batches and ranks in any
-order by the stable pairwise formula (Chan, Golub & LeVeque 1983). Raw sums of squares would cancel
-when the mean is large beside the spread.
-"""
+"""Spectra of features, and the metrics that are read off them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +11,10 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_features
-from hsplugin.functional import unit_rows
+from hsplugin.functional import power_of_length
 from hsplugin.metrics.base import GeometryMetric, States
+from hsplugin.metrics.directions import directions
+from hsplugin.metrics.packing import merge_moments, pack_moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,22 +23,24 @@ class Moments:
 
     Attributes:
         rows: N, a float64 scalar.
-        mean: Mean of the features, shape (d,).
-        scatter: Sum of outer products of the centred features, shape (d, d).
+        mean: Mean of the features over ``scale``, shape (d,).
+        scatter: Sum of outer products of the centred features over ``scale``, shape (d, d).
+        scale: A power of two by which the features are divided; 1 in all but extreme cases.
     """
 
     rows: Tensor
     mean: Tensor
     scatter: Tensor
+    scale: Tensor
 
     @classmethod
     def unpack(cls, packed: Tensor) -> Moments:
-        """Read what :func:`pack_moments` wrote."""
-        return cls(packed[0, 0], packed[0, 1:], packed[1:, 1:])
+        """Read what :func:`hsplugin.metrics.packing.pack_moments` wrote."""
+        return cls(packed[0, 0], packed[0, 1:], packed[1:, 1:], packed[1, 0].exp2())
 
     @cached_property
     def covariance_spectrum(self) -> Tensor:
-        """Eigenvalues of the covariance (divided by N), in descending order, shape (d,).
+        """Eigenvalues of the covariance of features over ``scale``, descending, shape (d,).
 
         Those within the rounding error of their computation are set to zero, so that a collapsed
         or rank-deficient representation shows zeros and not noise.
@@ -56,60 +54,30 @@ class Moments:
 
     @cached_property
     def singular_values(self) -> Tensor:
-        """Singular values of the uncentred features, descending, from the eigenvalues of X^T X.
+        """Singular values of the features over ``scale``, descending, from X^T X's eigenvalues.
 
-        The root halves the digits: values below 1e-8 of the largest are rounding noise.
+        The root halves the digits: values below 1e-8 of the largest are rounding noise, and set to
+        zero.
         """
         gram = self.scatter + self.rows * torch.outer(self.mean, self.mean)
-        spectrum = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
-        rank = min(int(self.rows), len(spectrum))
-        return spectrum[:rank].sqrt()
-
-
-def pack_moments(features: Tensor) -> Tensor:
-    """Moments of features (N, d) as one (d + 1, d + 1) float64 matrix: count, mean, scatter."""
-    x = features.to(torch.float64)
-    mean = x.mean(dim=0)
-    centred = x - mean
-    packed = x.new_zeros(x.shape[1] + 1, x.shape[1] + 1)
-    packed[0, 0] = len(x)
-    packed[0, 1:] = mean
-    packed[1:, 1:].addmm_(centred.T, centred)
-    return packed
-
-
-def merge_moments(parts: Sequence[Tensor] | Tensor) -> Tensor:
-    """Moments of all features together from those of parts, each (d + 1, d + 1).
-
-    A part of shape (1, 1) has seen no features.
-    """
-    known = [part for part in parts if len(part) > 1]
-    if len(known) < 2:
-        return known[0] if known else parts[0]
-    heads = torch.stack([part[0] for part in known])
-    counts, means = heads[:, 0], heads[:, 1:]
-    total = counts.sum()
-    mean = (counts[:, None] * means).sum(dim=0) / total.clamp(min=1)
-    apart = (means - mean) * counts.sqrt()[:, None]
-    merged = known[0] + known[1]
-    for part in known[2:]:
-        merged += part
-    merged[1:, 1:].addmm_(apart.T, apart)
-    merged[0, 0] = total
-    merged[0, 1:] = mean
-    return merged
+        spectrum = torch.linalg.eigvalsh(gram).flip(0)[: min(int(self.rows.detach()), len(gram))]
+        noise = torch.finfo(torch.float64).eps * spectrum[0]
+        return power_of_length(torch.where(spectrum > noise, spectrum, 0.0), 1.0)
 
 
 def entropy_rank(weights: Tensor, epsilon: float = 0.0) -> Tensor:
     """exp(-sum p log p) of p = weights / sum(weights) + epsilon; zero if all weights are zero."""
     total = weights.sum()
     p = weights / torch.where(total > 0, total, 1.0) + epsilon
-    return torch.where(total > 0, torch.special.entr(p).sum().exp(), 0.0)
+    # One has the entropy of zero and, other than zero, a finite derivative.
+    entropy = torch.special.entr(torch.where(p > 0, p, 1.0)).sum()
+    return torch.where(total > 0, entropy.exp(), 0.0)
 
 
 def largest_entropy_rank(rank: int, entries: int, epsilon: float) -> float:
-    """The most that :func:`entropy_rank` can be, where ``rank`` of the entries are not zero."""
-    return rank * math.exp(-entries * epsilon * math.log(epsilon))
+    """The most that :func:`entropy_rank` can be: that of ``rank`` equal entries, others zero."""
+    p = 1 / rank + epsilon
+    return math.exp(-rank * p * math.log(p) - (entries - rank) * epsilon * math.log(epsilon))
 
 
 class MomentMetric(GeometryMetric):
@@ -150,7 +118,7 @@ class MomentMetric(GeometryMetric):
         check_features("features", features, min_rows=min_rows)
 
     def _measure(self, features: Tensor) -> dict[str, Tensor]:
-        x = unit_rows(features) if self._normalize else features
+        x = directions(features) if self._normalize else features
         return {"moments": pack_moments(x), **self._count(features)}
 
     def _dim(self, states: States) -> int:

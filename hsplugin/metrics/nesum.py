@@ -48,6 +48,7 @@ class NESum(MomentMetric):
 
     name = "nesum"
     title = "NESum"
+    single_eigenvalues = True
     higher_is_better = True
 
     def _value(self, shared: Moments) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hsplugin.checks import check_positive
 from hsplugin.metrics.moments import Moments, RankMetric, entropy_rank, largest_entropy_rank
+from hsplugin.metrics.packing import in_range
 
 
 def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
@@ -72,7 +73,7 @@ class RankMe(RankMetric):
         self.epsilon = check_positive("epsilon", epsilon)
 
     def bounds(self, rows: int, dim: int) -> tuple[float, float]:
-        """From 0 to min(N, d), and a little more for epsilon."""
+        """From 0 to that of min(N, d) equal singular values, which epsilon lifts a little."""
         most = min(rows, dim)
         return 0.0, largest_entropy_rank(most, most, self.epsilon)
 
@@ -80,4 +81,4 @@ class RankMe(RankMetric):
         return entropy_rank(shared.singular_values, self.epsilon)
 
     def _evaluate(self, features: Tensor) -> Tensor:
-        return entropy_rank(torch.linalg.svdvals(features.to(torch.float64)), self.epsilon)
+        return entropy_rank(torch.linalg.svdvals(in_range(features)[0]), self.epsilon)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_features, check_integer
-from hsplugin.functional import unit_rows
 from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_labels
+from hsplugin.metrics.directions import directions
 
 
 def tolerance(features: Tensor, labels: Tensor, conditional: bool = False) -> Tensor:
@@ -127,7 +127,7 @@ class Tolerance(GeometryMetric):
         check_labels(labels, len(features))
 
     def _measure(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        x = (unit_rows(features) if self.normalize else features).to(torch.float64)
+        x = (directions(features) if self.normalize else features).to(torch.float64)
         known = (labels >= 0) & (labels < self.num_classes)
         index = torch.where(known, labels, 0).long()
         x = x * known[:, None]
@@ -147,7 +147,7 @@ class Tolerance(GeometryMetric):
         return ("classes", self.num_classes, self.normalize)
 
     def _value(self, shared: States) -> Tensor:
-        if unknown := int(shared["unknown_labels"]):
+        if unknown := int(shared["unknown_labels"].detach()):
             raise ValueError(
                 f"labels: {unknown} lie outside [0, {self.num_classes}); "
                 f"set num_classes to the number of classes and call reset()"

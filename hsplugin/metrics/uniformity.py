@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_features, check_integer, check_t
-from hsplugin.functional import uniformity_optimum, unit_rows
+from hsplugin.functional import uniformity_optimum
 from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_labels
-from hsplugin.metrics.sampling import GROUPS, jackknife, row_keys, without_each_group
+from hsplugin.metrics.directions import directions
+from hsplugin.metrics.sampling import GROUPS, Jackknifed, jackknife, row_keys, without_each_group
 from hsplugin.potential import check_backend, log_mean_potential
 from hsplugin.potential.distributed import rank
 
@@ -211,7 +212,7 @@ class Uniformity(GeometryMetric):
         return log_mean_potential(self._points(features), self.t, backend=self.backend)
 
     def _points(self, features: Tensor) -> Tensor:
-        x = unit_rows(features)
+        x = directions(features)
         return x if self.normalize else features.to(x.dtype)
 
     def _undefined(self) -> Tensor:
@@ -287,10 +288,10 @@ class Uniformity(GeometryMetric):
             copies.append(part)
         return copies
 
-    def _leave_one_out(
+    def _jackknife(
         self, whole: States, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """As for any metric, but every pair of rows is visited once."""
+    ) -> dict[str, Jackknifed]:
+        """The plain jackknife: sums over pairs within and between groups tell it without each."""
         ((name, metric),) = family.items()
         assert isinstance(metric, Uniformity)
         states = [state for part in parts if len((state := part._states())["keys"])]
@@ -306,10 +307,10 @@ class Uniformity(GeometryMetric):
         value, without = without_each_group(
             [state["features"] for state in states], metric.t, metric.backend
         )
-        x, labels, rows = whole["features"], whole["labels"], int(whole["rows"])
+        x, labels, rows = whole["features"], whole["labels"], sum(int(part.rows) for part in parts)
         error = _sampling_error(value, without, len(x), rows)
         metric.last_report = metric._reported(x, labels, rows, float(value), error)
-        return {name: (value, without)}
+        return {name: jackknife(value, without)}
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
@@ -320,4 +321,4 @@ def _sampling_error(value: Tensor, without: Tensor, kept: int, rows: int) -> flo
     """Standard error of a sample of ``kept`` rows as an estimate for all ``rows``."""
     if kept == rows:
         return 0.0
-    return float(jackknife(value, without)[1]) * (1 - kept / rows) ** 0.5
+    return jackknife(value, without).error * (1 - kept / rows) ** 0.5

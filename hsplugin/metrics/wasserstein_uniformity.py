@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from hsplugin.functional import power_of_length
 from hsplugin.metrics.moments import MomentMetric, Moments
 
 
@@ -78,7 +78,7 @@ class WassersteinUniformity(MomentMetric):
         return 0.0, 2**0.5 if self._normalize else float("inf")
 
     def _value(self, shared: Moments) -> Tensor:
-        spectrum = shared.covariance_spectrum
-        spread = spectrum.sum() - 2 / len(spectrum) ** 0.5 * spectrum.sqrt().sum()
-        squared = shared.mean.square().sum() + 1 + spread
-        return torch.sqrt(squared.clamp(min=0))
+        spectrum = shared.covariance_spectrum * shared.scale**2
+        spread = spectrum.sum() - 2 / len(spectrum) ** 0.5 * power_of_length(spectrum, 1.0).sum()
+        squared = (shared.mean * shared.scale).square().sum() + 1 + spread
+        return power_of_length(squared.clamp(min=0), 1.0)

@@ -53,8 +53,8 @@ def missing(folder):
     return ["bad.npy"]
 
 
-@refused("no such file")
-def directory(folder):
+@refused("a folder without files that can be read")
+def empty_folder(folder):
     (folder / "bad.npy").mkdir()
     return ["bad.npy"]
 
@@ -111,7 +111,7 @@ def one_dimensional(folder):
     return ["bad.npy"]
 
 
-@refused("this has (75, 2, 14)")
+@refused("this has (75, 2, 14); --pool mean, max, cls or flatten")
 def three_dimensional(folder):
     np.save(folder / "bad.npy", X.reshape(75, 2, 14))
     return ["bad.npy"]
@@ -184,13 +184,13 @@ def too_wide(folder):
     return ["bad.npy"]
 
 
-@refused("its first line has 1 fields, its second 14")
+@refused("its first line has 1 fields, its record 2 has 14")
 def csv_with_a_comment(folder):
     np.savetxt(folder / "bad.csv", X, delimiter=",", header="made by someone")
     return ["bad.csv"]
 
 
-@refused("65536 columns; is it a csv?")
+@refused("65536 columns; is it a table?")
 def csv_of_commas(folder):
     (folder / "bad.csv").write_text("1\n" + "," * 10**6)
     return ["bad.csv"]
@@ -233,7 +233,7 @@ def unknown_key(folder):
     return ["bad.npz", "--key", "lable"]
 
 
-@refused("objects other than tensors")
+@refused("objects that are never made")
 def pickle_pt(folder):
     torch.save({"x": Touch(folder / "touched")}, folder / "bad.pt")
     return ["bad.pt"]
@@ -278,13 +278,13 @@ def pt_of(content, folder):
             changed.writestr(name, pickle.dumps(content, 2) if pickled else plain.read(name))
 
 
-@refused("claims shape (100000, 100)")
+@refused("objects that are never made")
 def unbacked_tensor_pt(folder):
     pt_of({"x": Made(torch.Tensor, 10**5, 100)}, folder)
     return ["bad.pt"]
 
 
-@refused("objects other than tensors")
+@refused("objects that are never made")
 def unbacked_bytes_pt(folder):
     pt_of({"x": Made(bytearray, 10**7)}, folder)
     return ["bad.pt"]
@@ -316,7 +316,7 @@ def lying_safetensors(folder):
     return ["bad.safetensors"]
 
 
-@refused("no column of numbers")
+@refused("no column of vectors and no numbered family")
 def csv_of_words(folder):
     (folder / "bad.csv").write_text("name,word\na,b\nc,d\n")
     return ["bad.csv"]
@@ -325,13 +325,13 @@ def csv_of_words(folder):
 @refused("row 1 (counted from 0) holds NaN, infinite or missing")
 def csv_with_a_gap(folder):
     (folder / "bad.csv").write_text("a,b\n1,2\n3,\n5,6\n")
-    return ["bad.csv"]
+    return ["bad.csv", "--key", "a,b"]
 
 
 @refused("cannot be read")
 def csv_with_a_late_word(folder):
     (folder / "bad.csv").write_text("a,b\n" + "1,2\n" * 200 + "3,word\n")
-    return ["bad.csv"]
+    return ["bad.csv", "--key", "a,b"]
 
 
 @refused("no rows")
@@ -340,7 +340,7 @@ def csv_of_names_only(folder):
     return ["bad.csv"]
 
 
-@refused("cannot be read")
+@refused("no text in UTF-8")
 def binary_csv(folder):
     (folder / "bad.csv").write_bytes(bytes(range(128, 256)) * 50)
     return ["bad.csv"]
@@ -385,13 +385,13 @@ def bomb_of_csv_labels(folder):
 
 @refused("row 1 (counted from 0) has no label")
 def gap_in_csv_labels(folder):
-    (folder / "bad.csv").write_text("a,b,kind\n1,2,cat\n3,4,\n5,6,dog\n")
+    (folder / "bad.csv").write_text("a1,a2,kind\n1.5,2,cat\n3,4,\n5,6,dog\n")
     return ["bad.csv", "--label-key", "kind"]
 
 
 @refused("row 1 (counted from 0) has no label")
 def gap_in_parquet_labels(folder):
-    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0], "kind": ["cat", None]})
+    frame = pd.DataFrame({"a1": [1.0, 2.0], "a2": [1.0, 2.0], "kind": ["cat", None]})
     frame.to_parquet(folder / "bad.parquet")
     return ["bad.parquet", "--label-key", "kind"]
 
@@ -484,9 +484,9 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
 ):
     monkeypatch.chdir(tmp_path)
     assert main(["measure", *spoil(tmp_path)]) == 2
-    error = capsys.readouterr().err.strip()
+    *notes, error = capsys.readouterr().err.strip().split("\n")
     assert message in error
-    assert "\n" not in error
+    assert all(note.startswith("hsplugin measure: note: ") for note in notes)
     assert error.startswith("hsplugin measure: ")
     assert not (tmp_path / "touched").exists()
 
@@ -511,15 +511,6 @@ def test_labels_may_be_booleans(suffix, tmp_path, monkeypatch, capsys):
     safetensors.torch.save_file({"l": booleans}, "l.safetensors")
     assert main(["measure", "x.npy", "--labels", f"l.{suffix}"]) == 0
     assert "True" in capsys.readouterr().out
-
-
-def test_a_torch_that_could_execute_the_content_of_a_file_is_not_used(
-    tmp_path, monkeypatch, capsys
-):
-    torch.save(torch.from_numpy(X), tmp_path / "x.pt")
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    assert main(["measure", str(tmp_path / "x.pt")]) == 2
-    assert "CVE-2026-24747" in capsys.readouterr().err
 
 
 @pytest.mark.slow

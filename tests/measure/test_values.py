@@ -1,13 +1,17 @@
 """Values and intervals of the metrics of a file, against their definitions in float64."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hsplugin.cli import main
 from hsplugin.measure import geometry, rows
-from hsplugin.measure.readers import Array
+from hsplugin.metrics import METRICS
+from hsplugin.readers import Array
 from tests.measure.files import LABELS, RANDOM, SAVERS, X, Y, save_npy
 from tests.metrics import definitions
 
@@ -48,16 +52,18 @@ def test_every_kind_of_file_gives_the_defined_values(save, chunk_bytes, tmp_path
     assert classes[first] == pytest.approx(definitions.uniformity(unit_x[LABELS == 0]), rel=1e-5)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
-    deviations = np.arange(1, 13) ** -0.5
+@pytest.mark.slow
+@pytest.mark.parametrize("deviations", [np.arange(1, 13) ** -0.5, np.ones(12)])
+def test_intervals_cover_the_truth_as_often_as_they_say(deviations):
+    random = np.random.default_rng(1)
 
     def population(rows):
-        return RANDOM.normal(size=(rows, 12)) * deviations + 0.3
+        return random.normal(size=(rows, 12)) * deviations + 0.3
 
-    truth = geometry_of(population(500_000), intervals=False, fit_range=(1, 12)).metrics
+    truth = geometry_of(population(500_000), intervals=False, fit_range=(2, 12)).metrics
     covered = dict.fromkeys(truth, 0)
     for _ in range(60):
-        metrics = geometry_of(population(600), fit_range=(1, 12), max_samples=600).metrics
+        metrics = geometry_of(population(600), fit_range=(2, 12), max_samples=600).metrics
         for name in covered:
             low, high = metrics[name].interval
             covered[name] += low <= truth[name].value <= high
@@ -65,11 +71,79 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert min(covered.values()) >= 50, covered
 
 
-def geometry_of(x, **options):
-    array = Array(
-        "x", len(x), x.shape[1:], lambda rows: iter(np.split(x, range(rows, len(x), rows)))
+KINDS = ["flat", "orthogonal", "decaying", "far", "collapsed", "constant"]
+KINDS += ["zero", "line", "duplicates", "uneven", "huge", "holes"]
+
+
+def odd_rows(kind, rows, dim, random):
+    x = random.normal(size=(rows, dim))
+    return {
+        "flat": x,
+        "orthogonal": np.resize(np.concatenate([np.eye(dim), -np.eye(dim)]), (rows, dim)),
+        "decaying": x * np.arange(1, dim + 1) ** -2.0,
+        "far": x + 1000,
+        "collapsed": np.ones((rows, dim)) + 1e-9 * x,
+        "constant": np.ones((rows, dim)),
+        "zero": np.zeros((rows, dim)),
+        "line": x[:, :1] * np.ones(dim),
+        "duplicates": x[np.arange(rows) % 3],
+        "uneven": x * np.where(np.arange(rows) % 2, 1e-9, 1e9)[:, None],
+        "huge": x * 1e300,
+        "holes": x * (np.arange(rows) % 4 > 0)[:, None],
+    }[kind]
+
+
+@settings(max_examples=40)
+@given(
+    kind=st.sampled_from(KINDS),
+    rows=st.integers(4, 90),
+    dim=st.integers(1, 8),
+    normalize=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_every_interval_holds_its_value_and_stays_in_the_metrics_range(
+    kind, rows, dim, normalize, seed
+):
+    random = np.random.default_rng(seed)
+    x = odd_rows(kind, rows, dim, random)
+    y = x[::-1] if seed % 2 else x
+    options = {"normalize": normalize or kind == "huge"}
+    fit_range = (1, 3) if dim > 1 else None
+    found = geometry_of(x, y, np.arange(rows) % 2, fit_range=fit_range, **options)
+    assert {"uniformity", "rankme", "nesum"} <= set(found.metrics)
+    for name, estimate in found.metrics.items():
+        metric = METRICS[name.removesuffix("_conditional")].build(num_classes=2, **options)
+        least, most = metric.bounds(rows, dim)
+        rounding = 1e-6 * max(1.0, abs(estimate.value))
+        if estimate.interval is None:
+            assert math.isnan(estimate.value) or estimate.missing, name
+            continue
+        low, high = estimate.interval
+        assert low <= estimate.value <= high, name
+        assert low <= estimate.unbiased <= high, name
+        assert least - rounding <= low <= high <= most + rounding, name
+
+
+def test_a_flat_spectrum_has_its_value_inside_the_interval_of_its_rank(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(4000, 48)))
+    (file,) = measured(tmp_path, "x.npy")
+    for name, value in (("rankme", 48.0), ("effective_rank", 48.0), ("nesum", 48.0)):
+        metric = file["metrics"][name]
+        low, high = metric["interval"]
+        assert low <= metric["value"] < metric["unbiased"] <= high <= value + 0.01
+        assert abs(metric["unbiased"] - value) < abs(metric["value"] - value)
+
+
+def as_array(name, x):
+    return Array(
+        name, len(x), x.shape[1:], lambda rows: iter(np.split(x, range(rows, len(x), rows)))
     )
-    return geometry.measure(array, None, None, geometry.Options(**options))
+
+
+def geometry_of(x, y=None, labels=None, **options):
+    arrays = [None if a is None else as_array("x", a) for a in (x, y, labels)]
+    return geometry.measure(*arrays, geometry.Options(**options))
 
 
 def test_uniformity_of_more_rows_than_the_sample_names_the_sample(tmp_path, monkeypatch, capsys):
@@ -125,6 +199,63 @@ def test_values_without_spread_get_an_interval_of_one_point(rows, tmp_path, monk
     for metric in file["metrics"].values():
         assert metric["interval"] is None or metric["interval"][0] <= metric["interval"][1]
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_rows_of_any_length_have_their_direction_measured(dtype, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    powers = {"f2": (-3, 4), "f4": (-36, 37), "f8": (-300, 307)}[dtype]
+    lengths = 10.0 ** np.random.default_rng(3).uniform(*powers, size=(150, 1)) / 8
+    lengths[5] = 0
+    np.save("x.npy", (X * lengths).astype(dtype))
+    (file,) = measured(tmp_path, "x.npy", "--no-intervals")
+    expected = definitions.unit(X)
+    expected[5] = 0
+    accuracy = 1e-2 if dtype == "f2" else 1e-5
+    found = file["metrics"]["uniformity"]["value"]
+    assert file["zero_rows"] == 1
+    assert found == pytest.approx(definitions.uniformity(expected), rel=accuracy)
+
+
+@pytest.mark.parametrize("more", [[], ["--no-intervals"]])
+def test_metrics_that_overflow_are_told_beside_those_that_do_not(
+    more, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", X.astype("f8") * 1e200)
+    np.save("y.npy", Y.astype("f8") * 1e200)
+    arguments = ["x.npy", "--positive", "y.npy", "--no-normalize", *more]
+    (file,) = measured(tmp_path, *arguments)
+    values = {name: metric["value"] for name, metric in file["metrics"].items()}
+    missing = {name for name, value in values.items() if value is None}
+    assert missing == {"alignment", "uniformity", "wasserstein_uniformity", "lidar"}
+    assert values["rankme"] == pytest.approx(definitions.rankme(X), rel=1e-6)
+    assert capsys.readouterr().out.count("features are too large for it") == 4
+
+
+@pytest.mark.parametrize("x", [np.ones((200, 6)), np.zeros((9, 3)), np.ones((20, 2))])
+def test_features_without_spread_can_be_drawn(x, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", x)
+    assert main(["measure", "x.npy", "--picture", "p.png"]) == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", [("--t", "1e38"), ("--t", "inf"), ("--device", "meta")])
+def test_options_that_cannot_be_are_refused(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_npy(tmp_path)
+    assert main(["measure", "x.npy", *option]) == 2
+    assert option[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("x", [X, np.ones((200, 6))])
+def test_a_confidence_next_to_one_has_finite_intervals(x, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", x)
+    (file,) = measured(tmp_path, "x.npy", "--confidence", "0.9999999999999999")
+    low, high = file["metrics"]["nesum"]["interval"]
+    assert 0 <= low <= file["metrics"]["nesum"]["value"] <= high <= x.shape[1]
 
 
 @pytest.mark.parametrize(("max_samples", "shown"), [(10_000, 150), (60, 60)])

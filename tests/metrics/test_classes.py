@@ -477,30 +477,60 @@ def test_the_functions_have_the_gradient_of_finite_differences(function):
     assert torch.autograd.gradcheck(function, (x,), eps=1e-6, atol=1e-5)
 
 
+def merged(make, parts):
+    whole = make()
+    for part in parts:
+        whole.merge_state(part)
+    return whole.compute().item()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@pytest.mark.parametrize("name", [name for name in CASES if name != "uniformity"])
+def test_the_jackknife_tells_how_metrics_change_with_groups_and_without_folds(name):
+    make, _, function = CASES[name]
+    metric = make()
+    grouped = GroupedMetrics({"it": metric}, groups=8)
+    grouped.update(FEATURES[:24], OTHER[:24], LABELS[:24])
+    grouped.update(FEATURES[24:], OTHER[24:], LABELS[24:])
+    parts = grouped._parts[metric._family()]
+    found = grouped.compute()["it"]
+    assert found.value == pytest.approx(function().item(), rel=1e-6)
+    # Each group counts 50 times in all, but one of them 49 or 51 times.
+    by_weight = [
+        25 * (merged(make, [*parts * 50, part]) - merged(make, [*parts * 49, *others]))
+        for part in parts
+        for others in [[other for other in parts if other is not part]]
+    ]
+    expected = (8 / 7 * np.square(by_weight - np.mean(by_weight)).sum()) ** 0.5
+    if name != "tolerance":  # its pairs are of distinct rows, and copies of a row are not
+        assert found.error == pytest.approx(expected, rel=2e-3)
+    without = [
+        merged(make, [part for place, part in enumerate(parts) if place % 4 != fold])
+        for fold in range(4)
+    ]
+    expected = 4 * function().item() - 3 * np.mean(without)
+    assert found.unbiased == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("name", CASES)
-def test_the_jackknife_is_that_of_metrics_computed_anew_without_each_group(name):
+def test_the_jackknife_of_many_rows_is_the_plain_one_of_each_group(name):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(4000, 6, generator=generator).double() * torch.arange(1, 7) + 0.4
+    y = x + 0.3 * torch.randn(4000, 6, generator=generator)
     make, _, _ = CASES[name]
     metric = make()
-    grouped = GroupedMetrics({"it": metric}, groups=5)
-    grouped.update(FEATURES[:25], OTHER[:25], LABELS[:25])
-    grouped.update(FEATURES[25:], OTHER[25:], LABELS[25:])
+    grouped = GroupedMetrics({"it": metric}, groups=16)
+    grouped.update(x, y, torch.arange(4000) % 5)
     parts = grouped._parts[metric._family()]
-    without = []
-    for left_out in parts:
-        rest = make()
-        for part in parts:
-            if part is not left_out:
-                rest.merge_state(part)
-        without.append(rest.compute().item())
-    without = np.array(without)
-    found = grouped.compute()["it"]
-    whole = CASES[name][2]().item()
-    assert found.value == pytest.approx(whole, rel=1e-6)
-    assert found.unbiased == pytest.approx(5 * whole - 4 * without.mean(), rel=1e-4)
-    assert found.error == pytest.approx(
-        (4 / 5 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-3
+    without = np.array(
+        [merged(make, [part for part in parts if part is not left_out]) for left_out in parts]
     )
+    plain = 15 / 16 * np.square(without - without.mean()).sum()
+    found = grouped.compute()["it"]
+    assert found.error == pytest.approx(plain**0.5, rel=0.02)
+    bias = 15 * (without.mean() - found.value)
+    assert found.value - found.unbiased == pytest.approx(bias, abs=0.25 * found.error)
 
 
 def test_samples_that_were_drawn_alike_are_not_merged_beyond_their_size():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
 
 # Embeddings hardly compress, zeros a thousandfold. Anything small may be packed at any density.
@@ -28,12 +25,16 @@ class Array:
         rows: Number of rows, or None if the file does not say.
         shape: Shape of one row.
         read: Takes a number of rows and yields chunks of that many (the last may be shorter).
+        notes: What was decided in reading it that its user should know, a line each.
+        columns: The table's columns that it consists of, if it comes from a table.
     """
 
     name: str
     rows: int | None
     shape: tuple[int, ...]
     read: Callable[[int], Iterator[np.ndarray]]
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
         """Yield chunks of rows.
@@ -53,13 +54,14 @@ class Wanted:
     dimensions: int
     purpose: str
     others: tuple[str, ...] = ()
+    pool: str | None = None
 
 
 class Contents(Protocol):
-    """What an open file holds: :class:`Arrays` or :class:`~hsplugin.measure.readers.table.Table`.
+    """What an open file holds: an object such as ``Arrays`` or ``Table``.
 
-    A reader is a function from a path to this. It checks the file's claims and reads no rows; the
-    array that is picked reads them.
+    A reader is a function from a path to this. It checks the file's claims; the array that is
+    picked reads the rows.
     """
 
     def pick(self, wanted: Wanted) -> Array:
@@ -69,43 +71,11 @@ class Contents(Protocol):
             CommandError: If none fits, or more than one does.
         """
 
+    def names(self) -> list[str]:
+        """The names of all arrays or columns."""
 
-@dataclass(frozen=True)
-class Arrays:
-    """Arrays by name; the name is ``""`` where the file holds a single array without one."""
-
-    path: Path
-    arrays: dict[str, Array]
-
-    def pick(self, wanted: Wanted) -> Array:
-        """Return the array called ``wanted.key``, or the only one with the right dimensions.
-
-        Raises:
-            CommandError: If there is none, or more than one.
-        """
-        arrays, key = self.arrays, wanted.key
-        if key is None:
-            arrays = {name: a for name, a in arrays.items() if name not in wanted.others}
-        elif key in arrays:
-            arrays = {key: arrays[key]}
-        elif set(arrays) != {""}:
-            raise CommandError(f"{self.path}: {unknown('array', key, arrays)}")
-        fitting = [a for a in arrays.values() if len(a.shape) + 1 == wanted.dimensions]
-        if len(fitting) == 1:
-            return fitting[0]
-        if not arrays:
-            raise CommandError(f"{self.path}: holds nothing that could be the {wanted.purpose}")
-        if len(arrays) == 1:
-            (array,) = arrays.values()
-            shape = "(rows, dimensions)" if wanted.dimensions == 2 else "(rows,)"
-            raise CommandError(
-                f"{array.name}: {wanted.purpose} need shape {shape}, "
-                f"this has {(array.rows, *array.shape)}"
-            )
-        shapes = ", ".join(f"{name} {(a.rows, *a.shape)}" for name, a in sorted(arrays.items()))
-        raise CommandError(
-            f"{self.path}: holds {shapes}; say which are the {wanted.purpose} (see --help)"
-        )
+    def possible_labels(self) -> list[str]:
+        """The names of those that could hold the class of each row."""
 
 
 @contextmanager
@@ -117,18 +87,41 @@ def one_line_errors(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (CommandError, ImportError):
+    except ImportError:
         raise
-    except pickle.UnpicklingError as error:
-        raise CommandError(
-            f"{name}: holds objects other than tensors, which loading could execute; "
-            f"save tensors alone, as with torch.save({{'features': x}}, path)"
-        ) from error
+    except CommandError as error:
+        text = str(error)
+        whole = text if name.partition("[")[0] in text else f"{name}: {text}"
+        raise CommandError(printable(whole)) from error
     except MemoryError as error:
-        raise CommandError(f"{name}: asks for more memory than there is") from error
+        raise CommandError(printable(f"{name}: asks for more memory than there is")) from error
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise CommandError(f"{name}: cannot be read: {reason}") from error
+        raise CommandError(printable(f"{name}: cannot be read: {reason}")) from error
+
+
+def printable(text: str) -> str:
+    """Text with an escape in place of whatever a terminal would act on or cannot encode."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def rechunk(chunks: Iterator[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """Yield chunks of an equal number of rows; the last may be shorter."""
+    kept: list[np.ndarray] = []
+    held = 0
+    for chunk in chunks:
+        kept.append(chunk)
+        held += len(chunk)
+        if held < rows:
+            continue
+        joined = np.concatenate(kept) if len(kept) > 1 else kept[0]
+        whole = held - held % rows
+        yield from (joined[start : start + rows] for start in range(0, whole, rows))
+        kept, held = [joined[whole:]], held - whole
+    if held:
+        yield np.concatenate(kept)
 
 
 def check_packing(name: str, unpacked: int, packed: int) -> None:

@@ -11,7 +11,12 @@ from typing import IO, Any
 import numpy as np
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.readers.contents import Array, Arrays, check_packing
+from hsplugin.readers.arrays import Arrays
+from hsplugin.readers.contents import Array, check_packing
+
+FIELDS = (
+    "holds named fields; save numpy.lib.recfunctions.structured_to_unstructured(x[fields]) instead"
+)
 
 
 def open_npy(path: Path) -> Arrays:
@@ -23,7 +28,9 @@ def open_npy(path: Path) -> Arrays:
     with path.open("rb") as file:
         shape, fortran, dtype = _header(str(path), file)
         offset = file.tell()
-    _check(str(path), dtype, shape, path.stat().st_size - offset)
+    problem = _problem(dtype, shape, path.stat().st_size - offset)
+    if problem:
+        raise CommandError(f"{path}: {problem}")
 
     def read(rows: int) -> Iterator[np.ndarray]:
         mapped: np.ndarray = np.memmap(
@@ -41,21 +48,27 @@ def open_npz(path: Path) -> Arrays:
     Raises:
         CommandError: If there is none, or a member's size or packing is not what numpy writes.
     """
+    arrays: dict[str, Array] = {}
+    unusable: dict[str, str] = {}
     with zipfile.ZipFile(path) as archive:
-        members = [_member(path, archive, info) for info in archive.infolist()]
-    arrays = {key: array for key, array in filter(None, members)}
-    if not arrays:
+        for info in archive.infolist():
+            if not info.filename.endswith(".npy"):
+                continue
+            key = info.filename.removesuffix(".npy")
+            found = _member(path, archive, info, f"{path}[{key}]")
+            if isinstance(found, str):
+                unusable[key] = found
+            elif found is not None:
+                arrays[key] = found
+    if not arrays and not unusable:
         raise CommandError(f"{path}: holds no array of numbers")
-    return Arrays(path, arrays)
+    return Arrays(path, arrays, unusable)
 
 
 def _member(
-    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo
-) -> tuple[str, Array] | None:
-    if not info.filename.endswith(".npy"):
-        return None
-    key = info.filename.removesuffix(".npy")
-    name = f"{path}[{key}]"
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str
+) -> Array | str | None:
+    """The array of a member, the reason why it is of no use, or None for a scalar."""
     # Other methods unpack a whole block at once, whatever size the archive claims.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise CommandError(f"{name}: is packed in a way that numpy does not write")
@@ -63,16 +76,18 @@ def _member(
     with archive.open(info) as member:
         shape, fortran, dtype = _header(name, member)
         offset = member.tell()
-    if dtype.hasobject or not shape:
+    if not shape and not dtype.hasobject:
         return None
-    _check(name, dtype, shape, info.file_size - offset)
+    problem = _problem(dtype, shape, info.file_size - offset)
+    if fortran and len(shape) > 1 and not problem:
+        problem = (
+            "is stored by columns and cannot be streamed; save it as .npy, or by rows with "
+            "np.ascontiguousarray"
+        )
+    if problem:
+        return problem
 
     def read(rows: int) -> Iterator[np.ndarray]:
-        if fortran and len(shape) > 1:
-            raise CommandError(
-                f"{name}: is stored by columns and cannot be streamed; save it as .npy, or by "
-                f"rows with np.ascontiguousarray"
-            )
         row_bytes = math.prod(shape[1:]) * dtype.itemsize
         with zipfile.ZipFile(path) as archive, archive.open(info) as member:
             member.read(offset)
@@ -83,7 +98,7 @@ def _member(
                     raise CommandError(f"{name}: ends after {start} of {shape[0]} rows")
                 yield np.frombuffer(content, dtype).reshape(-1, *shape[1:])
 
-    return key, Array(name, shape[0], shape[1:], read)
+    return Array(name, shape[0], shape[1:], read)
 
 
 def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -92,23 +107,35 @@ def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype
         return np.lib.format.read_array_header_1_0(file)
     if version == (2, 0):
         return np.lib.format.read_array_header_2_0(file)
-    raise CommandError(f"{name}: npy version {version} holds structured arrays, not features")
+    if version == (3, 0):
+        # Of version 2, but for names of fields outside of Latin-1.
+        raise CommandError(f"{name}: {FIELDS}")
+    raise CommandError(f"{name}: is of an unknown version of npy, {version}")
 
 
-def _check(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], available: int) -> None:
-    """Refuse an array that is not numbers, booleans or text, or larger than its file can hold.
-
-    Raises:
-        CommandError: If so.
-    """
+def _problem(dtype: np.dtype[Any], shape: tuple[int, ...], available: int) -> str:
+    """Why an array is not plain numbers, booleans or text that its file can hold, or ""."""
+    if dtype.hasobject and not shape:
+        return (
+            "holds a pickled object such as a dict, which is never loaded; if you trust it, "
+            "convert it: d = np.load(path, allow_pickle=True).item(); "
+            "np.save('x.npy', np.stack(list(d.values())))"
+        )
+    if dtype.hasobject:
+        return (
+            "holds pickled objects, not real numbers, and these are never loaded; if you trust "
+            "it, convert it: x = np.load(path, allow_pickle=True), then np.save vectors as "
+            "np.stack(x) and text as x.astype(str)"
+        )
+    if dtype.names:
+        return FIELDS
     if dtype.kind not in "bfiuSU":
-        raise CommandError(f"{name}: holds {dtype}, not real numbers; nothing else is loaded")
+        return f"holds {str(dtype)[:60]}, not real numbers; nothing else is loaded"
     if not shape or any(size < 0 for size in shape):
-        raise CommandError(f"{name}: has shape {shape}; expected rows of features")
+        return f"has shape {shape}; expected rows of features"
     if 0 in shape or dtype.itemsize == 0:
-        raise CommandError(f"{name}: is empty, its shape is {shape}")
+        return f"is empty, its shape is {shape}"
     claimed = math.prod(shape) * dtype.itemsize
     if claimed > available:
-        raise CommandError(
-            f"{name}: its header claims shape {shape}, {claimed} bytes, but {available} are there"
-        )
+        return f"its header claims shape {shape}, {claimed} bytes, but {available} are there"
+    return ""

@@ -1,0 +1,166 @@
+"""The page that ``hsplugin measure`` writes, in a real browser."""
+
+import html
+import time
+
+import numpy as np
+import pytest
+
+from hsplugin.cli import main
+from hsplugin.page import Page
+from tests.browser import chromium, complaints, requests
+from tests.measure.files import RANDOM
+
+pytest.importorskip("plotly")
+NASTY = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
+X = RANDOM.normal(size=(300, 8))
+CAMERA = "return JSON.stringify(document.querySelector('.js-plotly-plot')._fullLayout.scene.camera)"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Pages of one file, of several, and of two sides, with a label and names that inject."""
+    folder = tmp_path_factory.mktemp("pages")
+    labels = np.array(["cat", NASTY, "<b>dog</b>"])[np.arange(300) % 3]
+    for number, name in enumerate(["plain", "<img src=x onerror=alert(1)>", "third"]):
+        x = X * np.linspace(1, 0.2 + 0.3 * number, 8)
+        np.savez(folder / f"{name}.npz", x=x, y=x + 0.2, label=labels)
+    files = sorted(map(str, folder.glob("*.npz")))
+    common = ["--key", "x", "--positive-key", "y", "--label-key", "label"]
+    assert main(["measure", files[0], *common, "--html", str(folder / "one.html")]) == 0
+    assert main(["measure", *files, *common, "--html", str(folder / "all.html")]) == 0
+    sides = ["--key", "x", "--other-key", "y", "--fit-range", "1", "5"]
+    assert main(["measure", files[0], *sides, "--html", str(folder / "sides.html")]) == 0
+    return folder
+
+
+def drawn(driver, page):
+    """Open a page and wait until all its figures are drawn."""
+    driver.get(page.as_uri())
+    ready = "return [...document.querySelectorAll('.plotly-graph-div')].map(d => !!d._fullData)"
+    for _ in range(150):
+        state = driver.execute_script(ready)
+        if state and all(state):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"the figures are not drawn: {state}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one", "all", "sides"])
+def test_a_page_is_drawn_without_a_request_or_an_error(name, browser, written):
+    drawn(browser, written / f"{name}.html")
+    assert requests(browser) == []
+    assert complaints(browser) == []
+    assert browser.execute_script("return window.hacked") is None
+    kinds = browser.execute_script(
+        "return [...document.querySelectorAll('.plotly-graph-div')]"
+        ".map(d => [...new Set(d._fullData.map(trace => trace.type))].join())"
+    )
+    assert kinds == ["scatter3d", "bar", "bar", "scatter"]
+
+
+@pytest.mark.slow
+def test_a_request_would_be_seen_and_the_policy_refuses_it(browser, written):
+    ask = "fetch('http://127.0.0.1:9/x').catch(() => {})"
+    browser.get("about:blank")
+    browser.execute_script(ask)
+    time.sleep(0.5)
+    assert requests(browser) == ["http://127.0.0.1:9/x"]
+    drawn(browser, written / "one.html")
+    complaints(browser)
+    browser.execute_script(ask)
+    time.sleep(0.5)
+    assert requests(browser) == []
+    assert any("Content Security Policy" in message for message in complaints(browser))
+
+
+@pytest.mark.slow
+def test_the_sphere_turns_when_it_is_dragged(browser, written):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    drawn(browser, written / "one.html")
+    scene = browser.find_element("css selector", ".gl-container canvas")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", scene)
+    time.sleep(0.5)
+    before = browser.execute_script(CAMERA)
+    drag = ActionChains(browser).move_to_element(scene).click_and_hold()
+    for _ in range(5):
+        drag = drag.move_by_offset(20, 5)
+    drag.release().perform()
+    for _ in range(50):
+        if browser.execute_script(CAMERA) != before:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"the camera stays where it is: {before}")
+
+
+@pytest.mark.slow
+def test_a_table_sorts_on_a_click(browser, written):
+    drawn(browser, written / "all.html")
+    table = browser.find_element("css selector", "table")
+    names = [head.text.split()[0] for head in table.find_elements("css selector", "th")]
+    place = names.index("rankme")
+    button = table.find_elements("css selector", "th button")[place]
+
+    def values():
+        cells = table.find_elements("css selector", f"tbody td:nth-child({place + 1})")
+        return [float(cell.get_attribute("data-value")) for cell in cells]
+
+    given = values()
+    button.click()
+    assert values() == sorted(given)
+    button.click()
+    assert values() == sorted(given, reverse=True)
+    assert button.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.slow
+def test_labels_and_names_are_shown_as_text(browser, written):
+    drawn(browser, written / "all.html")
+    legend = browser.find_elements("css selector", ".legendtext")
+    shown = [entry.text for entry in legend]
+    assert "<b>dog</b>" in shown
+    assert any(text.startswith("</script><script>window.hacked") for text in shown)
+    assert NASTY in browser.find_element("tag name", "body").text
+    names = [cell.text for cell in browser.find_elements("css selector", "td:first-child")]
+    assert any("<img src=x onerror=alert(1)>" in name for name in names)
+    assert browser.execute_script("return window.hacked") is None
+
+
+def test_a_page_holds_nothing_of_others_but_text():
+    page = Page(NASTY)
+    page.heading(NASTY)
+    page.text(NASTY)
+    page.code(NASTY)
+    page.table([NASTY], [[NASTY], [(1.0, NASTY)], [None], [float("nan")]])
+    written = page.html()
+    assert "<script>window.hacked" not in written
+    assert "<img" not in written
+    assert written.count(html.escape(NASTY)) == 9
+
+
+@pytest.mark.slow
+def test_a_page_of_a_file_is_of_some_megabytes(written):
+    size = (written / "one.html").stat().st_size
+    assert 4e6 < size < 7e6
+
+
+@pytest.mark.parametrize("rows", [np.ones((40, 3)), X[:9, :1], X[:2], np.zeros((5, 2))])
+def test_pages_of_features_without_spread(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", rows)
+    assert main(["measure", "x.npy", "--positive", "x.npy", "--html", "x.html"]) == 0
+
+
+def test_a_page_that_cannot_be_written_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", X)
+    assert main(["measure", "x.npy", "--html", "missing/x.html"]) == 2
+    assert "cannot write" in capsys.readouterr().err
