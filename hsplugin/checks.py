@@ -184,7 +184,7 @@ def listed(names: Sequence[str]) -> str:
     """Names for a message, separated by commas: the first thirty, each at most 60 characters.
 
     Example:
-        >>> listed([f"x{i}" for i in range(1000)])[-30:]
+        >>> listed([f"x{i}" for i in range(1000)])[-28:]
         'x26, x27, x28, x29, 970 more'
     """
     shown = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 3] + "..." for n in names]
