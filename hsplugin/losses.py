@@ -234,7 +234,7 @@ class AlignUniformLoss(_SphereLoss):
         return self.components(z_a, z_b).loss
 
     def components(self, z_a: Tensor, z_b: Tensor) -> AlignUniformTerms:
-        """Return the loss with its two terms, each differentiable once."""
+        """Return the loss with its two terms, each differentiable by itself and any number of times."""
         return self.of_views({"z_a": z_a, "z_b": z_b}, PAIR)
 
     def of_views(

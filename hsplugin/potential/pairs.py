@@ -40,7 +40,7 @@ def value_and_gradient(
     Raises:
         ValueError: If there are no pairs, or the backend cannot take these features.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return value_and_gradient(
                 x, queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient
@@ -55,12 +55,8 @@ def value_and_gradient(
     engine = _engine(backend, x)
     everyone, own_offset = distributed.gather_rows(x) if ranks > 1 else (x, 0)
     n, n_all = x.shape[-2], everyone.shape[-2]
-    pairs_within = n_all * (n_all - 1) / 2 if intra_batch else 0
-    count = pairs_within + include_self * n_all / 2 + n_all * (0 if queue is None else len(queue))
-    if count == 0:
-        raise ValueError(
-            f"x has {n_all} row(s) over all ranks, but a pair takes two; use a larger batch"
-        )
+    queue_rows = 0 if queue is None else len(queue)
+    count = count_pairs(n_all, queue_rows, intra_batch, include_self)
 
     def accumulate(rows: Tensor, columns: Tensor, own_offset: int | None) -> Any:
         return engine.accumulate(
@@ -71,7 +67,7 @@ def value_and_gradient(
         if n == 0:  # all rows are on other ranks
             return [(1.0, rows.new_full((), -math.inf, dtype=torch.float64), None)]
         found: list[_Sum] = []
-        if pairs_within:  # each counts half, as the engine sums over ordered pairs
+        if intra_batch and n_all > 1:  # each counts half, as the engine sums over ordered pairs
             found.append((0.5, *accumulate(rows, columns, own_offset)))
         if include_self:  # these weigh one and have no gradient, but must propagate NaN
             found.append((0.5, math.log(n) + 0 * rows.sum(dtype=torch.float64), None))
@@ -110,6 +106,26 @@ def value_and_gradient(
         gradients.append(torch.zeros_like(rows, dtype=dtype) if gradient is None else gradient)
     gradient = gradients[0] if len(gradients) == 1 else torch.stack(gradients)
     return value, gradient.view(x.shape)
+
+
+def count_pairs(rows: int, queue_rows: int, intra_batch: bool, include_self: bool) -> float:
+    """How many pairs there are.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    within = rows * (rows - 1) / 2 if intra_batch else 0
+    count = within + include_self * rows / 2 + rows * queue_rows
+    if count == 0:
+        raise ValueError(
+            f"x has {rows} row(s) over all ranks, but a pair takes two; use a larger batch"
+        )
+    return count
+
+
+def autocast_enabled(device: str) -> bool:
+    """Whether autocast is on for a type of device; some versions of torch know it for few."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _engine(backend: str, x: Tensor) -> ModuleType:
