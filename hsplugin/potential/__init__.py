@@ -113,14 +113,16 @@ def mean_potential(
         ValueError: If there are no pairs, or the backend cannot take these features.
         RuntimeError: As :func:`log_mean_potential`.
     """
-    if is_transformed(x):
-        if gather_distributed:
-            distributed.refuse_transforms(x)
-        return plain.mean_potential(x, queue, t, intra_batch, include_self)
     need_gradient = x.requires_grad and torch.is_grad_enabled()
     arguments = (queue, t, intra_batch, include_self, gather_distributed, backend)
     value: Tensor
     if is_traced(x):
+        if is_transformed(x):
+            if gather_distributed:
+                distributed.refuse_transforms(x)
+            return plain.mean_potential(x, queue, t, intra_batch, include_self)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            need_gradient = False  # one graph for both; backward computes the gradient
         value = _operator(x, *arguments, need_gradient)[0]
     elif need_gradient:
         value = _Potential.apply(x, arguments)
@@ -202,30 +204,34 @@ _operator.register_autograd(_backward, setup_context=_setup_context)
 
 def _gradient_by_x(ctx: Any, upstream: Tensor) -> Tensor:
     x, gradient = ctx.saved_tensors
-    if gradient.shape != x.shape:  # traced or exported where no gradient was needed
+    if gradient.shape != x.shape:  # recorded by jit.trace, or by export where none was needed
+        _check_queue(ctx)
         gradient = _operator(x.detach(), *ctx.arguments, True)[1]
 
-    def in_closed_form(x: Tensor, upstream: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
         return (gradient * upstream).to(x.dtype)
 
-    if not torch.is_grad_enabled():
-        return in_closed_form(x, upstream)
+    def in_closed_form(x: Tensor, upstream: Tensor) -> tuple[Tensor]:
+        return ((gradient * upstream).to(x.dtype),)
 
     def potential(x: Tensor) -> Tensor:
-        if _version(ctx.arguments[0]) != ctx.queue_version:
-            raise RuntimeError(
-                "the queue was changed in place since the loss was computed, so that a second "
-                "derivative would be wrong; pass queue.clone()"
-            )
+        _check_queue(ctx)
         return mean_potential(x, *ctx.arguments)
 
     by_x: Tensor
-    (by_x,) = plain.with_derivatives(
-        lambda *given: (in_closed_form(*given),), plain.pull_back(potential, 1), x, upstream
-    )
+    (by_x,) = plain.with_derivatives(in_closed_form, plain.pull_back(potential, 1), x, upstream)
     return by_x
 
 
 def _version(queue: Tensor | None) -> int | None:
-    """Counts changes in place, which are refused where the queue itself is needed once more."""
+    """Counts changes in place."""
     return None if queue is None or queue.is_inference() else queue._version
+
+
+def _check_queue(ctx: Any) -> None:
+    """Refuse to compute again from a queue that is no longer what it was."""
+    if _version(ctx.arguments[0]) != ctx.queue_version:
+        raise RuntimeError(
+            "the queue was changed in place since the loss was computed, so that this derivative "
+            "would be wrong; pass queue.clone()"
+        )
