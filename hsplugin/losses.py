@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from hsplugin.checks import check_number, check_positive, check_t
 from hsplugin.functional import unit_rows
-from hsplugin.potential import check_backend, is_traced
+from hsplugin.potential import check_backend
+from hsplugin.potential.traced import is_traced
 from hsplugin.views import Terms, align_uniform, mean_alignment, stack_views
 
 # Features whose norms differ from one by more than this are not meant to lie on the sphere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,11 @@ from hsplugin.functional import (
     row_lengths,
     unit_rows,
 )
-from hsplugin.potential import is_traced, mean_potential
+from hsplugin.potential import mean_potential
 from hsplugin.potential.distributed import mean_and_share, mean_over_ranks, world_size
 from hsplugin.potential.pairs import value_and_gradient
 from hsplugin.potential.plain import pull_back, with_derivatives
+from hsplugin.potential.traced import is_traced
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -156,9 +158,9 @@ class _Terms(torch.autograd.Function):
             found = _in_plain_operations(views, terms)
             return tuple(found[i] for i in reached)
 
-        unit, lengths = views, saved[0]
-        if lengths is not None:  # the views are unit rows since the forward pass
-            views = with_derivatives(lambda x: x * lengths, lambda x: x * 1, unit)
+        unit = views
+        if terms.normalize:  # the views are unit rows since the forward pass
+            views = with_derivatives(partial(torch.mul, saved[0]), lambda x: x * 1, unit)
         (by_views,) = with_derivatives(in_closed_form, pull_back(values, 1), views, *given)
         return by_views, None
 
@@ -176,6 +178,7 @@ def _gradient(
     if by_uniform is not None:
         total = uniform_gradient * by_uniform
     else:
+        assert by_align is not None  # one of the terms is differentiated
         total = torch.zeros_like(x) * by_align
     if by_align is not None:
         for (i, j), difference in zip(terms.pairs, differences, strict=True):

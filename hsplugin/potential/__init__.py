@@ -157,7 +157,8 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        return _gradient_by_x(ctx, upstream), None
+        x, gradient = ctx.saved_tensors
+        return _gradient_by_x(ctx, x, gradient, upstream), None
 
 
 # torch 2.4 cannot infer a schema from postponed annotations.
@@ -195,19 +196,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    by_x = None if upstream is None else _gradient_by_x(ctx, upstream)
-    return by_x, None, None, None, None, None, None, None
+    if upstream is None:
+        return (None,) * 8
+    x, gradient = ctx.saved_tensors
+    if gradient.shape != x.shape:  # recorded by jit.trace, or by export where none was needed
+        _check_queue(ctx)
+        gradient = _operator(x.detach(), *ctx.arguments, True)[1]
+    return _gradient_by_x(ctx, x, gradient, upstream), None, None, None, None, None, None, None
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _gradient_by_x(ctx: Any, upstream: Tensor) -> Tensor:
-    x, gradient = ctx.saved_tensors
-    if gradient.shape != x.shape:  # recorded by jit.trace, or by export where none was needed
-        _check_queue(ctx)
-        gradient = _operator(x.detach(), *ctx.arguments, True)[1]
-
+def _gradient_by_x(ctx: Any, x: Tensor, gradient: Tensor, upstream: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return (gradient * upstream).to(x.dtype)
 

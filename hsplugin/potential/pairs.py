@@ -123,7 +123,8 @@ def count_pairs(rows: int, queue_rows: int, intra_batch: bool, include_self: boo
 
 def autocast_enabled(device: str) -> bool:
     """Whether autocast is on for a type of device; some versions of torch know it for few."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    known = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
+    return known and torch.is_autocast_enabled(device)
 
 
 def _engine(backend: str, x: Tensor) -> ModuleType:

@@ -26,6 +26,7 @@ from hsplugin.potential.pairs import autocast_enabled, count_pairs
 BLOCK_PAIRS = 2**20
 
 _Function = Callable[..., Any]
+_vjp: _Function = torch.func.vjp  # whose type leaves open how many values it returns
 
 
 def mean_potential(
@@ -105,7 +106,7 @@ def pull_back(function: _Function, inputs: int) -> _Function:
     """From that many inputs and the gradients by the function's outputs to those by its inputs."""
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs, pull = torch.func.vjp(function, *tensors[:inputs])
+        outputs, pull = _vjp(function, *tensors[:inputs])
         upstream = tensors[inputs:]
         found: tuple[Tensor, ...] = pull(upstream if isinstance(outputs, tuple) else upstream[0])
         return found
@@ -121,10 +122,10 @@ def _push_forward(function: _Function) -> _Function:
 
     def tangents(*tensors: Tensor) -> Any:
         inputs = tensors[: len(tensors) // 2]
-        outputs, pull = torch.func.vjp(function, *inputs)
+        outputs, pull = _vjp(function, *inputs)
         several = isinstance(outputs, tuple)
         upstream = [torch.zeros_like(output) for output in (outputs if several else (outputs,))]
-        _, transpose = torch.func.vjp(lambda *u: pull(u if several else u[0]), *upstream)
+        _, transpose = _vjp(lambda *u: pull(u if several else u[0]), *upstream)
         found = transpose(tensors[len(inputs) :])
         return found if several else found[0]
 
