@@ -22,6 +22,8 @@ MOST_NAMES = 30
 LONGEST_NAME = 60
 # Factors of exponents and gradients, up to 4t, must fit into float32.
 T_LIMIT = 1e37
+# Types of device that have float64 for certain; MPS lacks it, and so do some of XPU and HPU.
+WITH_FLOAT64 = {"cpu", "cuda", "meta"}
 
 
 def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
@@ -195,3 +197,13 @@ def listed(names: Sequence[str]) -> str:
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of computation: float64 for float64 features, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def summing_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of sums over many rows: float64 where the device of x has it for certain."""
+    return torch.float64 if x.device.type in WITH_FLOAT64 else computing_dtype(x.dtype)
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device itself, or the CPU if it may lack float64."""
+    return device if device.type in WITH_FLOAT64 else torch.device("cpu")

@@ -31,11 +31,14 @@ def unit_rows(x: Tensor) -> Tensor:
         Unit rows, float64 for float64 features and float32 for all others.
     """
     x = x.to(computing_dtype(x.dtype))
-    return x / row_lengths(x)
+    # Not by row_lengths, whose second derivative is NaN for a zero row.
+    squared = x.square().sum(dim=-1, keepdim=True)
+    lengths = squared.masked_fill(squared <= SHORTEST_ROW**2, 1.0).sqrt()
+    return x / (lengths + 0 * lengths)
 
 
 def row_lengths(x: Tensor) -> Tensor:
-    """What :func:`unit_rows` divides rows (..., d) by, shape (..., 1)."""
+    """What :func:`unit_rows` divides rows (..., d) by, shape (..., 1); not to be differentiated."""
     norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     # Finite rows divided by an infinite length would become zero and not NaN.
     return torch.threshold(norms + 0 * norms, SHORTEST_ROW, 1.0)
@@ -82,9 +85,8 @@ def power_of_length(squared: Tensor, alpha: float) -> Tensor:
     """Lengths to the power alpha from their squares, with the subgradient zero at zero."""
     if alpha == 2:
         return squared
-    if alpha > 2:
-        return squared.pow(alpha / 2)
-    # The derivative of a power below one is infinite at zero, and infinity times zero is NaN.
+    # A derivative of the power is infinite at zero: the first one for alpha < 2, the second for
+    # alpha < 4. Infinity times zero is NaN.
     identical = squared == 0
     return squared.masked_fill(identical, 1.0).pow(alpha / 2).masked_fill(identical, 0.0)
 

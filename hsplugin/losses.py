@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from hsplugin.checks import check_number, check_positive, check_t
 from hsplugin.functional import unit_rows
-from hsplugin.potential import check_backend, is_traced
+from hsplugin.potential import check_backend
+from hsplugin.potential.traced import is_traced
 from hsplugin.views import Terms, align_uniform, mean_alignment, stack_views
 
 # Features whose norms differ from one by more than this are not meant to lie on the sphere.
@@ -53,6 +54,13 @@ class _SphereLoss(nn.Module):
 
     def _on_sphere(self, views: Tensor) -> Tensor:
         return unit_rows(views) if self.normalize else views
+
+    def __prepare_scriptable__(self) -> None:
+        """What torch.jit.script calls first; its language lacks most of what a loss is made of."""
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {type(self).__name__}; use torch.compile, "
+            f"torch.export or torch.jit.trace, or script the model without its loss"
+        )
 
     @torch.no_grad()
     def _warn_if_unnormalised(self, z: Tensor) -> None:
@@ -234,7 +242,7 @@ class AlignUniformLoss(_SphereLoss):
         return self.components(z_a, z_b).loss
 
     def components(self, z_a: Tensor, z_b: Tensor) -> AlignUniformTerms:
-        """Return the loss with its two terms, each differentiable once."""
+        """Return the loss with its two terms, each differentiable by itself."""
         return self.of_views({"z_a": z_a, "z_b": z_b}, PAIR)
 
     def of_views(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +16,11 @@ from hsplugin.functional import (
     row_lengths,
     unit_rows,
 )
-from hsplugin.potential import differentiable_once, is_traced, mean_potential
+from hsplugin.potential import mean_potential
 from hsplugin.potential.distributed import mean_and_share, mean_over_ranks, world_size
 from hsplugin.potential.pairs import value_and_gradient
+from hsplugin.potential.plain import pull_back, with_derivatives
+from hsplugin.potential.traced import is_traced
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -84,7 +87,8 @@ def align_uniform(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted loss, mean alignment over pairs of views (v, n, d), and mean uniformity of views.
 
     In eager execution this is one autograd node with its gradient in closed form, because in small
-    batches every node of plain operations takes as long as its arithmetic. Overwrites the views.
+    batches every node of plain operations takes as long as its arithmetic. Higher derivatives and
+    torch.func take plain operations. Overwrites the views.
 
     Returns:
         Three scalars, float64 for float64 features and float32 for all others.
@@ -93,27 +97,34 @@ def align_uniform(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         TypeError: If t is not a number.
         ValueError: If t is out of range, no two rows make a pair, or the backend cannot take these
             features.
-        RuntimeError: If differentiated twice, or in forward mode.
+        RuntimeError: If differentiated twice, in forward mode or transformed over several ranks.
     """
     check_t(terms.t)
     dtype = computing_dtype(views.dtype)
-    weights = terms.align_weight, terms.uniform_weight
-    learned = isinstance(weights[0], Tensor) or isinstance(weights[1], Tensor)
-    learned = learned or isinstance(terms.alpha, Tensor)
+    learned = any(
+        isinstance(x, Tensor) for x in (terms.align_weight, terms.uniform_weight, terms.alpha)
+    )
     as_given = not terms.normalize and views.dtype != dtype  # engines read half precision directly
     if learned or as_given or is_traced(views):
-        x = unit_rows(views) if terms.normalize else views
-        gather = terms.gather_distributed
-        align = x.new_zeros((), dtype=dtype)
-        if terms.pairs:
-            align = mean_alignment(x, terms.pairs, terms.alpha, gather_distributed=gather)
-        uniform = mean_potential(x, terms.t, gather_distributed=gather, backend=terms.backend)
-        return weights[0] * align + weights[1] * uniform, align, uniform
+        return _in_plain_operations(views, terms)
     views = views.to(dtype)
     if views.requires_grad and torch.is_grad_enabled():
         values: tuple[Tensor, Tensor, Tensor] = _Terms.apply(views, terms)
         return values
     return _evaluate(views, terms, need_gradient=False)[0]
+
+
+def _in_plain_operations(views: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`align_uniform` with a potential that is differentiable by itself."""
+    x = unit_rows(views) if terms.normalize else views
+    gather = terms.gather_distributed
+    uniform = mean_potential(x, None, terms.t, gather_distributed=gather, backend=terms.backend)
+    align = torch.zeros_like(uniform)
+    if terms.pairs:
+        align = mean_alignment(x, terms.pairs, terms.alpha, gather_distributed=gather)
+    # In one dimension, as torch gives float32 scalars times numbers float64 tangents.
+    weighted = (align.reshape(1) * terms.align_weight, uniform.reshape(1) * terms.uniform_weight)
+    return torch.add(*weighted).squeeze(0), align, uniform
 
 
 class _Terms(torch.autograd.Function):
@@ -128,32 +139,56 @@ class _Terms(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, by_loss: Tensor | None, *by_terms: Tensor | None) -> Any:
-        views, lengths, uniform_gradient, *differences = ctx.saved_tensors
-        by_align, by_uniform = by_terms
-        if by_loss is not None:
-            aligned, uniformed = (
-                by_loss * ctx.terms.align_weight,
-                by_loss * ctx.terms.uniform_weight,
-            )
-            by_align = aligned if by_align is None else by_align + aligned
-            by_uniform = uniformed if by_uniform is None else by_uniform + uniformed
-        if by_uniform is not None:
-            total = uniform_gradient * by_uniform
-        elif by_align is not None:
-            total = torch.zeros_like(views) * by_align
-        else:
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        views, *saved = ctx.saved_tensors
+        terms, given = ctx.terms, [x for x in upstream if x is not None]
+        if not given:
             return None, None
-        if by_align is not None:
-            for (i, j), difference in zip(ctx.terms.pairs, differences, strict=True):
-                part = difference * by_align
-                total[i].add_(part)
-                total[j].sub_(part)
-        if lengths is not None:
-            x = views.detach()  # unit rows since the forward pass
-            along = (total * x).sum(dim=-1, keepdim=True)
-            total = torch.addcmul(total, along, x, value=-1).div_(lengths)
-        return differentiable_once(total, views), None
+        if not torch.is_grad_enabled():
+            return _gradient(views, saved, terms, upstream), None
+        reached = [i for i, x in enumerate(upstream) if x is not None]
+
+        def in_closed_form(_: Tensor, *given: Tensor) -> tuple[Tensor]:
+            by_value: list[Tensor | None] = [None] * len(upstream)
+            for i, x in zip(reached, given, strict=True):
+                by_value[i] = x
+            return (_gradient(unit.detach(), saved, terms, by_value),)
+
+        def values(views: Tensor) -> tuple[Tensor, ...]:
+            found = _in_plain_operations(views, terms)
+            return tuple(found[i] for i in reached)
+
+        unit = views
+        if terms.normalize:  # the views are unit rows since the forward pass
+            views = with_derivatives(partial(torch.mul, saved[0]), lambda x: x * 1, unit)
+        (by_views,) = with_derivatives(in_closed_form, pull_back(values, 1), views, *given)
+        return by_views, None
+
+
+def _gradient(
+    x: Tensor, saved: Sequence[Any], terms: Terms, upstream: Sequence[Tensor | None]
+) -> Tensor:
+    """Gradient by the views, of which x are the unit rows, from what :func:`_evaluate` kept."""
+    lengths, uniform_gradient, *differences = saved
+    by_loss, by_align, by_uniform = upstream
+    if by_loss is not None:
+        aligned, uniformed = by_loss * terms.align_weight, by_loss * terms.uniform_weight
+        by_align = aligned if by_align is None else by_align + aligned
+        by_uniform = uniformed if by_uniform is None else by_uniform + uniformed
+    if by_uniform is not None:
+        total = uniform_gradient * by_uniform
+    else:
+        assert by_align is not None  # one of the terms is differentiated
+        total = torch.zeros_like(x) * by_align
+    if by_align is not None:
+        for (i, j), difference in zip(terms.pairs, differences, strict=True):
+            part = difference * by_align
+            total[i].add_(part)
+            total[j].sub_(part)
+    if lengths is not None:
+        along = (total * x).sum(dim=-1, keepdim=True)
+        total = torch.addcmul(total, along, x, value=-1).div_(lengths)
+    return total
 
 
 def _evaluate(

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd import forward_ad
 from torch.nn.functional import normalize
 
 import hsplugin
@@ -209,19 +208,11 @@ def test_weights_that_are_learned_get_their_gradient(name):
     torch.testing.assert_close(getattr(loss, name).grad, expected)
 
 
-def test_second_derivatives_are_refused_and_autocast_changes_nothing():
-    x, y = (z.float().requires_grad_() for z in views(8, 4, 1.0, 0))
-    loss = hsplugin.AlignUniformLoss()(x, y)
-    factor = torch.ones((), requires_grad=True)
-    for by in (x, factor):
-        (gradient,) = torch.autograd.grad(loss * factor, x, create_graph=True)
-        with pytest.raises(RuntimeError, match="differentiated twice"):
-            torch.autograd.grad(gradient.sum(), by)
-    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="in forward mode"):
-        hsplugin.AlignUniformLoss()(forward_ad.make_dual(x, x), y)
+def test_autocast_changes_nothing():
+    x, y = (z.float() for z in views(8, 4, 1.0, 0))
     with torch.autocast("cpu", torch.bfloat16):
-        same = hsplugin.AlignUniformLoss()(x, y)
-    assert torch.equal(same, loss) and same.dtype == torch.float32
+        within = hsplugin.AlignUniformLoss()(x, y)
+    assert torch.equal(within, hsplugin.AlignUniformLoss()(x, y)) and within.dtype == torch.float32
 
 
 def test_alignment_alone_can_be_differentiated_twice():

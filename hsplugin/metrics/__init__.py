@@ -9,9 +9,9 @@ keeps at most ``max_samples`` rows. They support torchmetrics' synchronisation o
 differ, a rank may have seen nothing), do not touch the global random state, and read no value back
 to the host before ``compute``, where NaN and infinite features are refused.
 
-Sums are kept in float64, which Apple's GPUs lack: leave the metric on the CPU and move features
-there. As with any metric of torchmetrics, a state saved by one rank and loaded by all counts once
-for each of them.
+Sums are kept in float64. For a device that may lack it, such as Apple's GPUs, they stay on the CPU,
+and features are moved there. As with any metric of torchmetrics, a state saved by one rank and
+loaded by all counts once for each of them.
 """
 
 from hsplugin.metrics.alignment import Alignment

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_max, dim_zero_sum
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from hsplugin.checks import with_float64
 from hsplugin.metrics.checks import check_finite
 from hsplugin.metrics.directions import largest_entries
 from hsplugin.metrics.sampling import Jackknifed
@@ -133,6 +134,7 @@ class GeometryMetric(Metric):
             OverflowError: As ``compute``.
         """
         self._check(*inputs, min_rows=self.least_rows)
+        inputs = tuple(x.to(with_float64(x.device)) for x in inputs)
         if not finite:
             return self._evaluate(*inputs)
         for name, features in zip(self._arguments, inputs, strict=False):
@@ -219,7 +221,9 @@ class GeometryMetric(Metric):
     def _add(self, *inputs: Any) -> None:
         """What every ``update`` does."""
         self._check(*inputs)
-        batch = self._measure(*(None if value is None else value.detach() for value in inputs))
+        batch = self._measure(
+            *(x if x is None else x.detach().to(with_float64(x.device)) for x in inputs)
+        )
         for name, state in self._merge([self._states(), batch]).items():
             setattr(self, name, state)
 
@@ -269,8 +273,13 @@ class GeometryMetric(Metric):
         return None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
-        # A half-precision module that holds the metric moves it, but must not round its sums.
-        return super()._apply(lambda state: state.to(fn(state).device), *args, **kwargs)
+        # A half-precision module that holds the metric moves it, but must not round its sums, and
+        # they stay on the CPU where a device lacks float64.
+        def moved(state: Tensor) -> Tensor:
+            there = fn(torch.empty(0, dtype=torch.float32, device=state.device))
+            return state.to(with_float64(there.device))
+
+        return super()._apply(moved, *args, **kwargs)
 
     def _forbid_merging(self, *options: float) -> None:
         """Keep a MetricCollection from merging metrics that differ in these options.

@@ -3,7 +3,8 @@ r"""The log-mean Gaussian potential over pairs: the one operator behind every lo
 Every engine computes the same two quantities in one pass over the pairs, from rows r and columns
 c with weights :math:`w_{ij} = e^{-t \|r_i - c_j\|^2}`: the logarithm of their sum S, and
 :math:`\sum_j w_{ij} (c_j - r_i) / S`, which the gradient is a multiple of. The upstream gradient
-of a scalar is a scalar, so the backward pass only multiplies.
+of a scalar is a scalar, so the backward pass only multiplies. Derivatives of that gradient, forward
+mode and torch.func take plain operations instead (:mod:`hsplugin.potential.plain`).
 
 :func:`log_mean_potential` checks its arguments. :func:`mean_potential` does not, and takes several
 sets of rows at once, as the views of a loss.
@@ -15,13 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from hsplugin.checks import check_compatible, check_features, check_t, computing_dtype, unknown
-from hsplugin.potential import distributed
+from hsplugin.potential import distributed, plain
 from hsplugin.potential.pairs import ENGINES, value_and_gradient
+from hsplugin.potential.traced import is_traced, is_transformed
 
 BACKENDS = ("auto", *ENGINES)
+# Of mean_potential after x, in their order.
+_Arguments = tuple[Tensor | None, float, bool, bool, bool, str]
 
 
 def log_mean_potential(
@@ -47,7 +50,8 @@ def log_mean_potential(
     ================================  ==========================================================
 
     Half-precision features are computed in float32, also under autocast. Memory beyond the
-    features is O(N d). The second derivative is refused with an error.
+    features is O(N d). Derivatives of any order, forward mode and the transforms of torch.func are
+    there too, whatever the backend; :mod:`hsplugin.potential.plain` says what they cost.
 
     Args:
         x: Features, shape (N, d).
@@ -68,7 +72,7 @@ def log_mean_potential(
             number.
         ValueError: If a shape or device is wrong, there are no pairs, t is out of range, the
             backend is unknown or cannot take these features, or options contradict each other.
-        RuntimeError: If differentiated twice, or in forward mode.
+        RuntimeError: If differentiated twice, in forward mode or transformed over several ranks.
     """
     t = check_t(t)
     if backend != "auto":
@@ -88,13 +92,13 @@ def log_mean_potential(
         raise ValueError(
             "include_self=True needs the pairs within x; it contradicts intra_batch=False"
         )
-    return mean_potential(x, t, queue, intra_batch, include_self, gather_distributed, backend)
+    return mean_potential(x, queue, t, intra_batch, include_self, gather_distributed, backend)
 
 
 def mean_potential(
     x: Tensor,
+    queue: Tensor | None,
     t: float,
-    queue: Tensor | None = None,
     intra_batch: bool = True,
     include_self: bool = False,
     gather_distributed: bool = False,
@@ -107,23 +111,23 @@ def mean_potential(
 
     Raises:
         ValueError: If there are no pairs, or the backend cannot take these features.
-        RuntimeError: If differentiated twice, or in forward mode.
+        RuntimeError: As :func:`log_mean_potential`.
     """
-    # A custom operator would silently drop the tangent of forward mode.
-    if _forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
-        raise RuntimeError(
-            "the log-mean potential cannot be differentiated in forward mode; use backward, or "
-            "write the loss with torch.cdist where you need forward mode"
-        )
     need_gradient = x.requires_grad and torch.is_grad_enabled()
-    arguments = (queue, t, intra_batch, include_self, gather_distributed, backend, need_gradient)
+    arguments = (queue, t, intra_batch, include_self, gather_distributed, backend)
     value: Tensor
     if is_traced(x):
-        value = _operator(x, *arguments)[0]
+        if is_transformed(x):
+            if gather_distributed:
+                distributed.refuse_transforms(x)
+            return plain.mean_potential(x, queue, t, intra_batch, include_self)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            need_gradient = False  # one graph for both; backward computes the gradient
+        value = _operator(x, *arguments, need_gradient)[0]
     elif need_gradient:
         value = _Potential.apply(x, arguments)
     else:
-        value = value_and_gradient(x, *arguments)[0]
+        value = value_and_gradient(x, *arguments, False)[0]
     return value
 
 
@@ -141,38 +145,20 @@ def check_backend(backend: object) -> str:
     return backend
 
 
-def is_traced(x: Tensor) -> bool:
-    """Whether x is traced, transformed or has no values, so that a custom operator is needed.
-
-    In eager execution, calling the operator takes as long as the arithmetic of a small batch.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or _forward_mode()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or x.is_meta
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
-
-
-def _forward_mode() -> bool:
-    return forward_ad._current_level >= 0
-
-
 class _Potential(torch.autograd.Function):
     """The operator in eager execution."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
-        value, gradient = value_and_gradient(x, *arguments)
+    def forward(ctx: Any, x: Tensor, arguments: _Arguments) -> Tensor:
+        value, gradient = value_and_gradient(x, *arguments, True)
         ctx.save_for_backward(x, gradient)
+        ctx.arguments, ctx.queue_version = arguments, _version(arguments[0])
         return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        return _gradient_by_x(ctx, upstream), None
+        x, gradient = ctx.saved_tensors
+        return _gradient_by_x(ctx, x, gradient, upstream), None
 
 
 # torch 2.4 cannot infer a schema from postponed annotations.
@@ -201,57 +187,52 @@ def _(
     return x.new_empty((), dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
-@torch.library.custom_op(
-    "hsplugin::scale_gradient",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor upstream, Tensor x) -> Tensor",
-)
-def _scale_gradient(gradient: Tensor, upstream: Tensor, x: Tensor) -> Tensor:
-    """Gradient times upstream; takes x so that a second differentiation reaches the refusal."""
-    return (gradient * upstream).to(x.dtype)
-
-
-@_scale_gradient.register_fake
-def _(gradient: Tensor, upstream: Tensor, x: Tensor) -> Tensor:
-    return gradient.new_empty(gradient.shape, dtype=x.dtype)
-
-
-def _refuse_second_derivative(ctx: Any, upstream: Tensor) -> None:
-    raise RuntimeError(
-        "the log-mean potential, and losses with it, cannot be differentiated twice: the gradient "
-        "is computed in closed form; use AlignLoss for alignment alone, and torch.cdist for the "
-        "potential, where you need double backward"
-    )
-
-
-_scale_gradient.register_autograd(_refuse_second_derivative)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(inputs[0], output[1])
-
-
-def _gradient_by_x(ctx: Any, upstream: Tensor) -> Tensor:
-    x, gradient = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph: a second differentiation must be refused
-        by_x: Tensor = _scale_gradient(gradient, upstream, x)
-        return by_x
-    return (gradient * upstream).to(x.dtype)
-
-
-def differentiable_once(gradient: Tensor, x: Tensor) -> Tensor:
-    """A gradient by x, in x's dtype, that refuses to be differentiated."""
-    if torch.is_grad_enabled():
-        by_x: Tensor = _scale_gradient(gradient, gradient.new_ones(()), x)
-        return by_x
-    return gradient.to(x.dtype)
+    x, *arguments, _ = inputs
+    ctx.save_for_backward(x, output[1])
+    ctx.arguments, ctx.queue_version = tuple(arguments), _version(arguments[0])
 
 
 def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    by_x = None if upstream is None else _gradient_by_x(ctx, upstream)
-    return by_x, None, None, None, None, None, None, None
+    if upstream is None:
+        return (None,) * 8
+    x, gradient = ctx.saved_tensors
+    if gradient.shape != x.shape:  # recorded by jit.trace, or by export where none was needed
+        _check_queue(ctx)
+        gradient = _operator(x.detach(), *ctx.arguments, True)[1]
+    return _gradient_by_x(ctx, x, gradient, upstream), None, None, None, None, None, None, None
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _gradient_by_x(ctx: Any, x: Tensor, gradient: Tensor, upstream: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return (gradient * upstream).to(x.dtype)
+
+    def in_closed_form(x: Tensor, upstream: Tensor) -> tuple[Tensor]:
+        return ((gradient * upstream).to(x.dtype),)
+
+    def potential(x: Tensor) -> Tensor:
+        _check_queue(ctx)
+        return mean_potential(x, *ctx.arguments)
+
+    by_x: Tensor
+    (by_x,) = plain.with_derivatives(in_closed_form, plain.pull_back(potential, 1), x, upstream)
+    return by_x
+
+
+def _version(queue: Tensor | None) -> int | None:
+    """Counts changes in place."""
+    return None if queue is None or queue.is_inference() else queue._version
+
+
+def _check_queue(ctx: Any) -> None:
+    """Refuse to compute again from a queue that is no longer what it was."""
+    if _version(ctx.arguments[0]) != ctx.queue_version:
+        raise RuntimeError(
+            "the queue was changed in place since the loss was computed, so that this derivative "
+            "would be wrong; pass queue.clone()"
+        )

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hsplugin.potential.traced import is_transformed
+
 # Ranks compare dtypes by their index in this list.
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -70,6 +72,22 @@ def _counts(rows: Tensor) -> list[int]:
     return [int(count) for count in counts]
 
 
+def refuse_transforms(x: Tensor) -> None:
+    """Refuse what collectives would get wrong: torch.func and forward mode over several ranks.
+
+    A second derivative is of this kind too.
+
+    Raises:
+        RuntimeError: If there are several ranks and x is transformed.
+    """
+    if world_size() > 1 and is_transformed(x):
+        raise RuntimeError(
+            "with gather_distributed=True over several ranks, a loss can be differentiated once, "
+            "by backward, and not transformed by torch.func; set gather_distributed=False to take "
+            "each rank's batch by itself"
+        )
+
+
 def add_in_log_space(log_value: Tensor) -> Tensor:
     """Elementwise log of the sum over ranks of the exponential, the same on every rank."""
     if world_size() == 1:
@@ -86,7 +104,9 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
     Raises:
         ValueError: On every rank, if there is no value on any.
+        RuntimeError: If transformed, as :func:`refuse_transforms` says.
     """
+    refuse_transforms(values)
     own = values.sum()
     mean, share = mean_and_share(own.detach(), len(values), gather_distributed=True)
     own = own * share

@@ -21,8 +21,8 @@ LARGEST_EXPONENT = 40.0
 # The potential over 2t |x|^2 is about -1 for rows in all directions and 0 at collapse. Above this
 # value, the rounding of products is large compared with the distances.
 LEAST_SPREAD = -0.05
-# Rows whose squared lengths differ by this many ulps count as equally long.
-LENGTH_ULPS = 16
+# Rows whose squared lengths differ by at most this share, 16 ulps, count as equally long.
+LENGTH_ROUNDING = {dtype: 16 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
 # Factors of the gradient outside these bounds could overflow in float32 or lose digits.
 SMALLEST_FACTOR, LARGEST_FACTOR = 1e-30, 1e30
 
@@ -56,7 +56,7 @@ def value_and_gradient(
     if not longest <= LARGEST_EXPONENT:
         return None
     log_scale = -(shortest + longest) / 2
-    if longest - shortest > LENGTH_ULPS * torch.finfo(r.dtype).eps * longest:
+    if longest - shortest > LENGTH_ROUNDING[r.dtype] * longest:
         log_scale, bias = 0.0, own / -2
         w.add_(bias.unsqueeze(1)).add_(bias.unsqueeze(2))
     w.exp_()

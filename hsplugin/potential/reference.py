@@ -1,11 +1,14 @@
-"""The potential by its definition, in float64 and O(N^2) memory: the reference for all engines."""
+"""The potential by its definition, in O(N^2) memory: the reference for all engines.
+
+In float64 where the device has it.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hsplugin.checks import computing_dtype
+from hsplugin.checks import computing_dtype, summing_dtype
 
 
 def available(features: Tensor) -> bool:
@@ -27,20 +30,21 @@ def accumulate(
         need_gradient: Whether to return the pull.
 
     Returns:
-        The scalar :math:`\log S = \log \sum_{ij} w_{ij}` in float64, and the pull
-        :math:`\sum_j w_{ij} (c_j - r_i) / S`, shape (n, d), or None. The derivative of log S by
-        r_i as a row is 2 t times the pull.
+        The scalar :math:`\log (S / nm)`, S being the sum :math:`\sum_{ij} w_{ij}`, in float64 where
+        the device has it, and the pull :math:`\sum_j w_{ij} (c_j - r_i) / S`, shape (n, d), or
+        None. The derivative of log S by r_i as a row is 2 t times the pull.
     """
-    r, c = rows.double(), columns.double()
+    dtype = summing_dtype(rows)
+    r, c = rows.to(dtype), columns.to(dtype)
     log_w = torch.cdist(r, c, compute_mode="donot_use_mm_for_euclid_dist").square().mul(-t)
     if own_offset is not None:
         log_w.diagonal(own_offset).fill_(-torch.inf)
-    log_sum = log_w.flatten().logsumexp(0)
+    largest = log_w.max()
+    w = (log_w - largest).exp()
     # An infinite feature is infinitely far from all others and would leave no trace.
-    log_sum = log_sum + 0 * (r.sum() + c.sum())
+    log_mean = w.mean().log() + largest + (0 * r).sum() + (0 * c).sum()
     if not need_gradient:
-        return log_sum, None
-    w = (log_w - log_sum).exp()
-    w /= w.sum()  # for huge exponents the log-sum rounds to the largest exponent
+        return log_mean, None
+    w /= w.sum()
     pull = w @ c - w.sum(dim=1, keepdim=True) * r
-    return log_sum, pull.to(computing_dtype(rows.dtype))
+    return log_mean, pull.to(computing_dtype(rows.dtype))

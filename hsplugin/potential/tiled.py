@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hsplugin.checks import computing_dtype
+from hsplugin.checks import computing_dtype, summing_dtype
 
 # Size of a tile: on a CPU it should stay in cache between product, exponential and the next
 # product; on other devices its work should outweigh the kernel launches.
@@ -56,12 +56,14 @@ def accumulate(
                 sums_of[j].add_(w.sum(dim=0))
                 if pull_of is not None:
                     pull_of[j].addmm_(w.T, r_i)
-    total = sums.sum(dtype=torch.float64)
-    log_sum = total.log() if tiles.largest is None else total.log() + tiles.largest
+    total = sums.sum(dtype=summing_dtype(sums))
+    log_mean = (total / (len(r) * len(c))).log()
+    if tiles.largest is not None:
+        log_mean = log_mean + tiles.largest
     if pull is None:
-        return log_sum, None
+        return log_mean, None
     pull.addcmul_(sums.unsqueeze(1), r, value=-1)
-    return log_sum, pull.div_((total * scale).to(dtype))
+    return log_mean, pull.div_((total * scale).to(dtype))
 
 
 class _Tiles:
@@ -90,7 +92,7 @@ class _Tiles:
     def exponents(self, i: int, j: int) -> Tensor:
         """The exponents of one tile, in the buffer of the previous one."""
         r, c = self.rows[i], self.columns[j]
-        tile = self._tile[: len(r) * len(c)].view(len(r), len(c))
+        tile = self._tile.narrow(0, 0, len(r) * len(c)).view(len(r), len(c))
         # This order, with scaled features, rounds (i, j) and (j, i) alike. Otherwise, at large t,
         # rows that almost touch would not pull at each other equally.
         torch.add(self.row_bias[i].unsqueeze(1), self.column_bias[j], out=tile)

@@ -185,7 +185,8 @@ def accumulate(
         total = total + pairs.nan
         if pull is not None:
             pull = pull[: rows.shape[0], : rows.shape[1]].contiguous().div_(total)
-        return total.log() + shift.double() / LOG2_E, pull
+        log_mean = (total / (len(rows) * len(columns))).log() + shift.double() / LOG2_E
+        return log_mean, pull
 
 
 class _Pairs:

@@ -186,6 +186,33 @@ def backward_on_one_rank(rank: int) -> bool:
     return rank != 0 or bool(x.grad.isfinite().all())
 
 
+def beyond_one_backward(rank: int) -> dict[str, str]:
+    """What each rank is told, without waiting for others, where a loss cannot be right."""
+    x = CASES["self"].rows(1).requires_grad_()
+    whole = hsplugin.AlignUniformLoss(gather_distributed=True)
+    align = hsplugin.AlignLoss(gather_distributed=True)
+    seen = {}
+    for name, loss in {
+        "potential": lambda z: log_mean_potential(z, gather_distributed=True),
+        "whole": lambda z: whole(z, z.flip(1)),
+    }.items():
+        (gradient,) = torch.autograd.grad(loss(x), x, create_graph=True)
+        seen[f"{name} twice"] = told(lambda gradient=gradient: gradient.sum().backward())
+        seen[f"{name} grad"] = told(lambda loss=loss: torch.func.grad(loss)(x))
+        seen[f"{name} jvp"] = told(lambda loss=loss: torch.func.jvp(loss, (x,), (x,)))
+    seen["align vmap"] = told(lambda: torch.func.vmap(align)(x[None], x[None]))
+    seen["align jvp"] = told(lambda: torch.func.jvp(align, (x, x), (x, x)))
+    return seen
+
+
+def told(call: Any) -> str:
+    try:
+        call()
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
 def collectives(rank: int, world: int) -> dict[str, int]:
     """How many collectives each loss takes, by torch's own record of what ran."""
     generator = torch.Generator().manual_seed(rank)
@@ -252,6 +279,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
     seen["compiled"] = run_compiled(rank, world)
     seen["empty_on_one_rank"] = empty_on_one_rank(rank, world)
     seen["backward_on_one_rank"] = backward_on_one_rank(rank)
+    seen["beyond_one_backward"] = beyond_one_backward(rank)
     seen["collectives"] = collectives(rank, world)
     seen["mismatch"] = {what: mismatch(rank, world, what) for what in MISTAKES}
     torch.save(seen, f"{folder}/{rank}.pt")
@@ -377,3 +405,14 @@ def test_gathering_without_a_process_group_is_plain(name: str) -> None:
     x = case.rows(1)
     gathered = log_mean_potential(x, case.t, gather_distributed=True, **arguments)
     assert torch.equal(gathered, log_mean_potential(x, case.t, **arguments))
+
+
+def test_several_ranks_refuse_second_derivatives_and_transforms(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for seen in ranks:
+        for what, message in seen["beyond_one_backward"].items():
+            if len(ranks) == 1:
+                assert message == "nothing", what
+            else:
+                assert "differentiated once, by backward" in message, what
