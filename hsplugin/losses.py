@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,8 +25,12 @@ CLEARLY_UNNORMALISED = 1e-2
 normalize = unit_rows
 # The indices of two views.
 PAIR = ((0, 1),)
+# What from_temperature sets, so that nothing else may.
+BY_TEMPERATURE = ("align_weight", "uniform_weight", "alpha", "t")
 # Sentinel: the asynchronous copy of the norms' error from a GPU has not finished.
 _PENDING = -1.0
+
+_Loss = TypeVar("_Loss", bound="AlignUniformLoss")
 
 
 class _SphereLoss(nn.Module):
@@ -223,6 +227,57 @@ class AlignUniformLoss(_SphereLoss):
         self.alpha = check_positive("alpha", alpha)
         self.t = check_t(t)
         self.backend = check_backend(backend)
+
+    @classmethod
+    def from_temperature(cls: type[_Loss], temperature: float, **settings: Any) -> _Loss:
+        r"""The loss in place of InfoNCE or NT-Xent of a temperature, with nothing to tune again.
+
+        It has :math:`t = 1 / (2 \tau)`, ``align_weight`` t, ``uniform_weight`` 1 and ``alpha`` 2.
+        For unit rows :math:`-a^\top b / \tau = t \|a - b\|^2 - 1 / \tau`, so that InfoNCE with the
+        M rows :math:`n_j` in its denominator is
+
+        .. math::
+            t \, \mathrm{mean}_i \|a_i - b_i\|^2
+            + \mathrm{mean}_i \log \mathrm{mean}_j\, e^{-t \|a_i - n_j\|^2} + \log M.
+
+        By the law of large numbers the inner mean tends to its expectation as M grows (theorem 1
+        of the paper, which proves the rate :math:`M^{-1/2}`), and the first two terms to ``align``
+        times t plus ``uniform``, in value and gradient. How far the equality goes:
+
+        - InfoNCE takes a logarithm for each anchor, uniformity one for all pairs. They agree where
+          every anchor has the same mean potential, as on features uniform on the sphere. Elsewhere
+          this loss is above InfoNCE's limit (Jensen), to second order by half the variance over
+          anchors of the relative potential, and it pushes rows of dense regions apart harder.
+          The larger the temperature, the smaller the difference.
+        - In a finite batch the positive's own term in InfoNCE's denominator, and the bias of the
+          logarithm of a mean of few, make a difference of order 1 / M, which grows as the
+          temperature falls. The gradients differ by order :math:`M^{-1/2}`.
+        - NT-Xent draws negatives from both views, this loss from each by itself: the same in the
+          limit, as both views have one distribution.
+        - With a queue (MoCo), only queries have a gradient in both. InfoNCE sees the queue alone,
+          as ``hsplugin_lightly.AlignUniformLoss`` does with ``intra_batch=False``.
+
+        Args:
+            temperature: The temperature :math:`\tau` of the loss replaced, above 0.
+            settings: All other arguments of the class.
+
+        Raises:
+            TypeError: If the temperature is not a number, or a setting is unknown.
+            ValueError: If the temperature is not above 0, or a setting is one that it determines.
+
+        Example:
+            >>> loss = AlignUniformLoss.from_temperature(0.25)  # was: NTXentLoss(temperature=0.25)
+            >>> loss.align_weight, loss.uniform_weight, loss.t
+            (2.0, 1.0, 2.0)
+        """
+        for name in BY_TEMPERATURE:
+            if name in settings:
+                raise ValueError(
+                    f"from_temperature determines {name}, got {name}={settings[name]!r} too; leave "
+                    f"it out, or pass all settings to {cls.__name__}(...) and no temperature"
+                )
+        t = 1 / (2 * check_positive("temperature", temperature))
+        return cls(t, 1.0, 2.0, t, **settings)
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the scalar loss of two views (N, d) of the same samples, N >= 2.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 import pickle
 import warnings
@@ -96,6 +97,60 @@ def test_optimum_on_the_sphere_in_space_has_a_closed_form(t):
     # On S^2 the inner product is uniform on [-1, 1]: mean e^(-2t + 2tu) = (1 - e^(-4t)) / 4t.
     expected = math.log1p(-math.exp(-4 * t)) - math.log(4 * t)
     assert hsplugin.uniformity_optimum(3, t) == pytest.approx(expected, rel=1e-12)
+
+
+def infonce(z_a: torch.Tensor, z_b: torch.Tensor, tau: float) -> torch.Tensor:
+    """NT-Xent less the logarithm of the number of rows in its denominator."""
+    z = normalize(torch.cat([z_a, z_b]), dim=1)
+    similar = (z @ z.T / tau).fill_diagonal_(-math.inf)
+    positives = similar.diagonal(len(z_a)).repeat(2)
+    return (similar.logsumexp(1) - positives).mean() - math.log(len(z) - 1)
+
+
+def with_gradient(loss, *leaves: torch.Tensor) -> tuple[float, torch.Tensor]:
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    value = loss(*leaves)
+    value.backward()
+    return value.item(), torch.cat([leaf.grad for leaf in leaves])
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5, 1.0])
+def test_a_temperature_gives_the_limit_of_infonce_at_the_rate_of_the_paper(tau):
+    loss = hsplugin.AlignUniformLoss.from_temperature(tau)
+    values, gradients = [], []
+    for n in (128, 512, 2048):
+        x, y = views(n, 16, torch.float64, 0)  # directions uniform on the sphere
+        ours, our_gradient = with_gradient(loss, x, y)
+        theirs, their_gradient = with_gradient(lambda a, b: infonce(a, b, tau), x, y)
+        values.append(abs(ours - theirs))
+        gradients.append(((our_gradient - their_gradient).norm() / their_gradient.norm()).item())
+    for few, many in itertools.pairwise(values):
+        assert few / many == pytest.approx(4, rel=0.2)  # 1 / M
+    for few, many in itertools.pairwise(gradients):
+        assert 1.8 < few / many < 4  # at least 1 / sqrt(M)
+    assert values[-1] < 0.02 and gradients[-1] < 0.04
+
+
+def test_a_temperature_on_clusters_bounds_infonce_and_keeps_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, 64, generator=generator, dtype=torch.float64)
+    sizes = torch.arange(1, 11) * 37  # regions of unequal density
+    noise = torch.randn(2, 2035, 64, generator=generator, dtype=torch.float64)
+    x, y = (centres.repeat_interleave(sizes, 0) + 0.7 * part for part in noise)
+    for tau, cosine, norm in [(0.1, 0.94, 1.1), (0.2, 0.98, 1.03), (0.5, 0.999, 1.01)]:
+        loss = hsplugin.AlignUniformLoss.from_temperature(tau)
+        ours, our_gradient = with_gradient(loss, x, y)
+        theirs, their_gradient = with_gradient(lambda a, b, tau=tau: infonce(a, b, tau), x, y)
+        assert ours > theirs  # Jensen's inequality, where anchors differ in potential
+        flat = our_gradient.flatten(), their_gradient.flatten()
+        assert torch.cosine_similarity(*flat, dim=0) > cosine
+        assert 1 / norm < flat[0].norm() / flat[1].norm() < norm
+
+
+@pytest.mark.parametrize("name", ["align_weight", "uniform_weight", "alpha", "t"])
+def test_a_temperature_beside_what_it_determines_is_refused(name):
+    with pytest.raises(ValueError, match=f"determines {name}, got {name}=3"):
+        hsplugin.AlignUniformLoss.from_temperature(0.5, **{name: 3})
 
 
 def test_modules_of_the_terms_add_up_to_the_whole():

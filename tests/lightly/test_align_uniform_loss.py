@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -62,6 +64,34 @@ def test_memory_bank_stays_as_it_is_in_evaluation():
         normalize(z_a.double(), dim=1), 2.0, queue=before, intra_batch=False
     )
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_temperature_gives_the_value_and_gradient_of_ntxent():
+    n, tau = 2048, 0.5
+    z_a, z_b = views(n, 16)
+    ours, theirs = z_a.clone().requires_grad_(), z_a.clone().requires_grad_()
+    our_loss = AlignUniformLoss.from_temperature(tau)(ours, z_b)
+    their_loss = lightly_loss.NTXentLoss(temperature=tau)(theirs, z_b)
+    our_loss.backward()
+    their_loss.backward()
+    assert our_loss.item() == pytest.approx(their_loss.item() - math.log(2 * n - 1), abs=2e-3)
+    assert (ours.grad - theirs.grad).norm() < 0.02 * theirs.grad.norm()
+
+
+def test_a_temperature_with_a_bank_gives_the_value_and_gradient_of_ntxent_with_one():
+    size, tau = 8192, 0.5
+    ours = AlignUniformLoss.from_temperature(
+        tau, memory_bank_size=(size, 16), intra_batch=False, backend="tiled"
+    )
+    theirs = lightly_loss.NTXentLoss(temperature=tau, memory_bank_size=(size, 16))
+    theirs.memory_bank.bank.copy_(ours.memory_bank.bank)
+    z_a, z_b = views(256, 16)
+    leaf_a, leaf_b = z_a.clone().requires_grad_(), z_a.clone().requires_grad_()
+    our_loss, their_loss = ours(leaf_a, z_b), theirs(leaf_b, z_b)
+    our_loss.backward()
+    their_loss.backward()
+    assert our_loss.item() == pytest.approx(their_loss.item() - math.log(size + 1), abs=2e-3)
+    assert (leaf_a.grad - leaf_b.grad).norm() < 0.02 * leaf_b.grad.norm()
 
 
 def on_rank(rank: int, folder: str) -> None:
