@@ -203,6 +203,68 @@ def test_optimum_takes_the_integers_of_numpy():
     assert hsplugin.uniformity_optimum(np.int64(128)) == hsplugin.uniformity_optimum(128)
 
 
+@pytest.mark.parametrize("v", [2, 3, 5])
+def test_views_in_one_tensor_or_one_by_one_average_over_pairs_and_views(v):
+    features = torch.randn(12, v, 6, dtype=torch.float64)
+    unit = normalize(features, dim=2)
+    pairs = itertools.combinations(range(v), 2)
+    aligns = [reference.align(unit[:, i], unit[:, j], 1.5).item() for i, j in pairs]
+    uniforms = [reference.log_mean_potential(unit[:, i], 3.0).item() for i in range(v)]
+    loss = hsplugin.AlignUniformLoss(0.7, 1.3, 1.5, 3.0)
+    align, uniform = np.mean(aligns), np.mean(uniforms)
+    for terms in (loss.components(features), loss.components(*features.unbind(1))):
+        assert [term.item() for term in terms] == pytest.approx(
+            [0.7 * align + 1.3 * uniform, align, uniform]
+        )
+    for one in (hsplugin.AlignLoss(1.5), hsplugin.UniformLoss(3.0)):
+        assert one(features) == one(*features.unbind(1))
+        expected = align if isinstance(one, hsplugin.AlignLoss) else uniform
+        assert one(features).item() == pytest.approx(expected)
+
+
+def test_features_of_two_views_give_the_loss_and_gradient_of_the_two():
+    x, y = views(9, 4, torch.float32, 0)
+    stacked, pair = (
+        torch.stack([x, y], 1).requires_grad_(),
+        (x.requires_grad_(), y.requires_grad_()),
+    )
+    loss = hsplugin.AlignUniformLoss()
+    one, other = loss(stacked), loss(*pair)
+    assert torch.equal(one, other)
+    (gradient,) = torch.autograd.grad(one, stacked)
+    for i, of_view in enumerate(torch.autograd.grad(other, pair)):
+        assert torch.equal(gradient[:, i], of_view)
+
+
+@pytest.mark.parametrize("gather_distributed", [False, True])
+def test_a_batch_of_one_row_is_alignment_alone_and_warns_once(gather_distributed):
+    x, y = (z.requires_grad_() for z in views(1, 4, torch.float32, 0))
+    loss = hsplugin.AlignUniformLoss(3.0, gather_distributed=gather_distributed)
+    with pytest.warns(UserWarning, match="batch of one row"):
+        terms = loss.components(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        terms = loss.components(x, y)
+    align = reference.align(normalize(x.detach()), normalize(y.detach()), 2.0)
+    assert terms.align.item() == pytest.approx(align.item())
+    assert terms.uniform == 0 and terms.loss == 3 * terms.align
+    (gradient,) = torch.autograd.grad(terms.loss, x)
+    (expected,) = torch.autograd.grad(3 * hsplugin.AlignLoss()(x, y), x)
+    assert torch.equal(gradient, expected)
+    # It is the mean over all ordered pairs of one row, the pair with itself.
+    assert terms.uniform == hsplugin.uniform_loss(normalize(x.detach()), include_self=True)
+
+
+def test_uniformity_of_one_row_is_zero_with_the_gradient_zero_or_nan():
+    x = torch.randn(1, 4, requires_grad=True)
+    with pytest.warns(UserWarning, match="batch of one row"):
+        value = hsplugin.UniformLoss()(x)
+    value.backward()
+    assert value == 0 and x.grad.count_nonzero() == 0
+    with pytest.warns(UserWarning, match="batch of one row"):
+        assert hsplugin.UniformLoss()(x + math.nan).isnan()
+
+
 X, Y = views(4, 3, torch.float32, 0)
 
 
@@ -214,7 +276,14 @@ X, Y = views(4, 3, torch.float32, 0)
         (lambda: hsplugin.AlignUniformLoss()(X, Y.half()), TypeError, "one dtype"),
         (lambda: hsplugin.AlignUniformLoss()(X, Y.to("meta")), ValueError, "one device"),
         (lambda: hsplugin.AlignUniformLoss()(X, Y.tolist()), TypeError, "z_b must be a torch"),
-        (lambda: hsplugin.AlignUniformLoss()(X[:1], Y[:1]), ValueError, "takes two"),
+        (lambda: hsplugin.AlignUniformLoss()(X), ValueError, "takes two views, got z_a alone"),
+        (lambda: hsplugin.AlignUniformLoss()(X[:, None]), ValueError, "takes two views, got view"),
+        (lambda: hsplugin.AlignUniformLoss()(X[:, :0, None]), ValueError, "z_a holds no views"),
+        (lambda: hsplugin.AlignUniformLoss()([X, Y]), TypeError, r"loss\(\*views\)"),
+        (lambda: hsplugin.AlignUniformLoss()(X, None, Y), TypeError, "z_b must be a torch"),
+        (lambda: hsplugin.AlignUniformLoss()(X, X.int()[:, 0]), TypeError, "classes as labels="),
+        (lambda: hsplugin.AlignUniformLoss()(X[None], Y[None]), ValueError, r"loss\(views\)"),
+        (lambda: hsplugin.uniform_loss(X[:1]), ValueError, "takes two"),
         (lambda: hsplugin.AlignUniformLoss()(X[:0], Y[:0]), ValueError, "z_a has 0 row"),
         (lambda: hsplugin.AlignUniformLoss(t=0), ValueError, "t must be above 0"),
         (lambda: hsplugin.AlignUniformLoss(t=2e38), ValueError, "t must be at most 1e.37"),
@@ -251,6 +320,8 @@ def test_public_signatures_are_the_documented_ones():
     assert list(inspect.signature(hsplugin.AlignUniformLoss.forward).parameters)[1:] == [
         "z_a",
         "z_b",
+        "others",
+        "labels",
     ]
 
 
@@ -270,5 +341,7 @@ def test_pairs_that_name_no_view_are_refused():
     for pairs in ([(0, 2)], [(-1, 0)]):
         with pytest.raises(ValueError, match="indices of the 2 views"):
             hsplugin.AlignUniformLoss().of_views(views, pairs)
+    with pytest.raises(ValueError, match="not both"):
+        hsplugin.AlignUniformLoss().of_views(views, [(0, 1)], labels=torch.arange(3))
     loss = hsplugin.AlignUniformLoss().of_views(views, iter([(0, 1)])).loss
     assert torch.equal(loss, hsplugin.AlignUniformLoss()(**views))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+import hsplugin
 from tests import reference
 
 lightly_loss = pytest.importorskip("lightly.loss")
@@ -64,6 +66,28 @@ def test_memory_bank_stays_as_it_is_in_evaluation():
         normalize(z_a.double(), dim=1), 2.0, queue=before, intra_batch=False
     )
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_one_query_has_pairs_with_the_bank():
+    criterion = AlignUniformLoss(memory_bank_size=(16, 8))
+    z_a, z_b = views(1, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = criterion.components(z_a, z_b).uniform
+    expected = reference.log_mean_potential(
+        normalize(z_a.double(), dim=1), 2.0, queue=criterion.memory_bank.bank, intra_batch=False
+    )
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_bank_takes_two_views_in_any_form_and_refuses_others():
+    criterion = AlignUniformLoss(memory_bank_size=(16, 8))
+    z_a, z_b = views(6, 8)
+    assert criterion(torch.stack([z_a, z_b], 1)) == criterion(z_a, z_b)
+    for arguments, labels in [((z_a, z_b, z_a), None), ((z_a,), torch.arange(6))]:
+        with pytest.raises(ValueError, match="with a memory bank"):
+            criterion(*arguments, labels=labels)
+    assert AlignUniformLoss()(z_a, z_b, z_a) == hsplugin.AlignUniformLoss()(z_a, z_b, z_a)
 
 
 def test_a_temperature_gives_the_value_and_gradient_of_ntxent():
