@@ -69,9 +69,10 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
 
     if args.loss == "ntxent":
-        criterion: nn.Module = NTXentLoss()
+        criterion: nn.Module = NTXentLoss(temperature=0.5)
     else:
-        criterion = AlignUniformLoss()  # <- the one changed line; it was: criterion = NTXentLoss()
+        # The one changed line; it was: criterion = NTXentLoss(temperature=0.5)
+        criterion = AlignUniformLoss.from_temperature(0.5)
 
     for epoch in range(args.epochs):
         total = 0.0

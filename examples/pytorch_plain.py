@@ -99,12 +99,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    print("before:  criterion = InfoNCE()")
-    criterion: nn.Module = InfoNCE()
+    print("before:  criterion = InfoNCE(temperature=0.5)")
+    criterion: nn.Module = InfoNCE(temperature=0.5)
     train(criterion, args)
 
-    print("after:   criterion = hsplugin.AlignUniformLoss()")
-    criterion = hsplugin.AlignUniformLoss()  # <- the one changed line
+    print("after:   criterion = hsplugin.AlignUniformLoss.from_temperature(0.5)")
+    criterion = hsplugin.AlignUniformLoss.from_temperature(0.5)  # <- the one changed line
     train(criterion, args)
 
 

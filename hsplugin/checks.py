@@ -46,14 +46,15 @@ def check_features(name: str, features: object, *, min_rows: int = 1) -> None:
     if not features.is_floating_point():
         raise TypeError(
             f"{name} must hold real floating-point features, got {features.dtype}; "
-            f"convert it with .float() if these are features"
+            f"convert it with .float() if these are features, pass classes as labels="
         )
-    if features.dim() != 2 or features.shape[1] == 0:
+    if features.dim() != 2 or features.size(1) == 0:  # in small batches, .shape takes long
+        views = "pass views (N, V, d) to a loss alone, as loss(views), or one by one; "
         raise ValueError(
             f"{name} must have shape (N, d) with d >= 1, got {tuple(features.shape)}; "
-            f"use .flatten(1) for one vector per sample"
+            f"{views if features.dim() == 3 else ''}use .flatten(1) for one vector per sample"
         )
-    if features.shape[0] < min_rows:
+    if features.size(0) < min_rows:
         raise ValueError(
             f"{name} has {features.shape[0]} row(s) but at least {min_rows} are needed: "
             f"{'a pair takes two' if min_rows == 2 else 'it is empty'}; use a larger batch "
@@ -69,6 +70,9 @@ def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, min_rows: int 
         ValueError: As :func:`check_features`, or if they differ in shape or device.
     """
     check_features(name_a, a, min_rows=min_rows)
+    alike = isinstance(b, Tensor) and b.layout == torch.strided and a.shape == b.shape
+    if alike and a.dtype == b.dtype and a.device == b.device:
+        return
     check_features(name_b, b, min_rows=min_rows)
     if a.shape != b.shape:
         raise ValueError(
@@ -76,6 +80,32 @@ def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor, *, min_rows: int 
             f"got {tuple(a.shape)} and {tuple(b.shape)}"
         )
     check_compatible(name_a, a, name_b, b)
+
+
+def check_labels(labels: object, rows: int, device: torch.device | None = None) -> None:
+    """Refuse anything but an integer tensor (rows,), on the given device if any.
+
+    Raises:
+        TypeError: If it is no tensor of integers.
+        ValueError: If its shape or device is wrong.
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"labels must be a torch.Tensor, got {type(labels).__name__}; convert them with "
+            f"torch.as_tensor"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}; convert them with .long()")
+    if labels.shape != (rows,):
+        raise ValueError(
+            f"labels must have shape ({rows},), one for each row of features, got "
+            f"{tuple(labels.shape)}"
+        )
+    if device is not None and labels.device != device:
+        raise ValueError(
+            f"labels must be on the features' device, {device}, got {labels.device}; move them "
+            f"with .to(...)"
+        )
 
 
 def check_compatible(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:

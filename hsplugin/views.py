@@ -42,20 +42,19 @@ class Terms(NamedTuple):
     backend: str = "auto"
 
 
-def stack_views(views: Mapping[str, Tensor], *, min_rows: int, gather_distributed: bool) -> Tensor:
+def stack_views(views: Mapping[str, Tensor], *, gather_distributed: bool) -> Tensor:
     """Check views of the same samples, each (n, d), and stack them to (v, n, d).
 
     Args:
         views: Features by the name that messages call them.
-        min_rows: Rows that a view needs; none if there are other ranks to gather from.
-        gather_distributed: Whether the loss gathers over ranks.
+        gather_distributed: Whether the loss gathers over ranks, where a rank may have no rows.
 
     Raises:
         TypeError: If a view is not a floating-point tensor, or dtypes differ.
-        ValueError: If views differ in shape or device, or have too few rows.
+        ValueError: If views differ in shape or device, or are empty.
     """
-    if gather_distributed and world_size() > 1:
-        min_rows = 0  # a rank without rows must take part in the collectives, or the others hang
+    # A rank without rows must take part in the collectives, or the others hang.
+    min_rows = 0 if gather_distributed and world_size() > 1 else 1
     first, *others = views
     if not others:
         check_features(first, views[first], min_rows=min_rows)

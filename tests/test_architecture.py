@@ -19,7 +19,7 @@ PACKAGES = [
 ]
 # A room imports from its own tier and from those before it in this list, never from later ones.
 TIERS: list[set[str]] = [
-    {"checks", "functional", "losses", "potential", "views"},
+    {"checks", "functional", "losses", "positives", "potential", "sphere", "views"},
     {"metrics"},
     {"errors", "flags", "page", "plots", "provenance", "readers"},
     {"", "measure", "monitor"},  # "" is the package itself: its public names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 import pickle
 import warnings
@@ -98,6 +99,60 @@ def test_optimum_on_the_sphere_in_space_has_a_closed_form(t):
     assert hsplugin.uniformity_optimum(3, t) == pytest.approx(expected, rel=1e-12)
 
 
+def infonce(z_a: torch.Tensor, z_b: torch.Tensor, tau: float) -> torch.Tensor:
+    """NT-Xent less the logarithm of the number of rows in its denominator."""
+    z = normalize(torch.cat([z_a, z_b]), dim=1)
+    similar = (z @ z.T / tau).fill_diagonal_(-math.inf)
+    positives = similar.diagonal(len(z_a)).repeat(2)
+    return (similar.logsumexp(1) - positives).mean() - math.log(len(z) - 1)
+
+
+def with_gradient(loss, *leaves: torch.Tensor) -> tuple[float, torch.Tensor]:
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    value = loss(*leaves)
+    value.backward()
+    return value.item(), torch.cat([leaf.grad for leaf in leaves])
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5, 1.0])
+def test_a_temperature_gives_the_limit_of_infonce_at_the_rate_of_the_paper(tau):
+    loss = hsplugin.AlignUniformLoss.from_temperature(tau)
+    values, gradients = [], []
+    for n in (128, 512, 2048):
+        x, y = views(n, 16, torch.float64, 0)  # directions uniform on the sphere
+        ours, our_gradient = with_gradient(loss, x, y)
+        theirs, their_gradient = with_gradient(lambda a, b: infonce(a, b, tau), x, y)
+        values.append(abs(ours - theirs))
+        gradients.append(((our_gradient - their_gradient).norm() / their_gradient.norm()).item())
+    for few, many in itertools.pairwise(values):
+        assert few / many == pytest.approx(4, rel=0.2)  # 1 / M
+    for few, many in itertools.pairwise(gradients):
+        assert 1.8 < few / many < 4  # at least 1 / sqrt(M)
+    assert values[-1] < 0.02 and gradients[-1] < 0.04
+
+
+def test_a_temperature_on_clusters_bounds_infonce_and_keeps_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, 64, generator=generator, dtype=torch.float64)
+    sizes = torch.arange(1, 11) * 37  # regions of unequal density
+    noise = torch.randn(2, 2035, 64, generator=generator, dtype=torch.float64)
+    x, y = (centres.repeat_interleave(sizes, 0) + 0.7 * part for part in noise)
+    for tau, cosine, norm in [(0.1, 0.94, 1.1), (0.2, 0.98, 1.03), (0.5, 0.999, 1.01)]:
+        loss = hsplugin.AlignUniformLoss.from_temperature(tau)
+        ours, our_gradient = with_gradient(loss, x, y)
+        theirs, their_gradient = with_gradient(lambda a, b, tau=tau: infonce(a, b, tau), x, y)
+        assert ours > theirs  # Jensen's inequality, where anchors differ in potential
+        flat = our_gradient.flatten(), their_gradient.flatten()
+        assert torch.cosine_similarity(*flat, dim=0) > cosine
+        assert 1 / norm < flat[0].norm() / flat[1].norm() < norm
+
+
+@pytest.mark.parametrize("name", ["align_weight", "uniform_weight", "alpha", "t"])
+def test_a_temperature_beside_what_it_determines_is_refused(name):
+    with pytest.raises(ValueError, match=f"determines {name}, got {name}=3"):
+        hsplugin.AlignUniformLoss.from_temperature(0.5, **{name: 3})
+
+
 def test_modules_of_the_terms_add_up_to_the_whole():
     x, y = views(20, 8, torch.float32, 0)
     terms = hsplugin.AlignUniformLoss(2.0, 3.0, 1.0, 5.0).components(x, y)
@@ -148,6 +203,68 @@ def test_optimum_takes_the_integers_of_numpy():
     assert hsplugin.uniformity_optimum(np.int64(128)) == hsplugin.uniformity_optimum(128)
 
 
+@pytest.mark.parametrize("v", [2, 3, 5])
+def test_views_in_one_tensor_or_one_by_one_average_over_pairs_and_views(v):
+    features = torch.randn(12, v, 6, dtype=torch.float64)
+    unit = normalize(features, dim=2)
+    pairs = itertools.combinations(range(v), 2)
+    aligns = [reference.align(unit[:, i], unit[:, j], 1.5).item() for i, j in pairs]
+    uniforms = [reference.log_mean_potential(unit[:, i], 3.0).item() for i in range(v)]
+    loss = hsplugin.AlignUniformLoss(0.7, 1.3, 1.5, 3.0)
+    align, uniform = np.mean(aligns), np.mean(uniforms)
+    for terms in (loss.components(features), loss.components(*features.unbind(1))):
+        assert [term.item() for term in terms] == pytest.approx(
+            [0.7 * align + 1.3 * uniform, align, uniform]
+        )
+    for one in (hsplugin.AlignLoss(1.5), hsplugin.UniformLoss(3.0)):
+        assert one(features) == one(*features.unbind(1))
+        expected = align if isinstance(one, hsplugin.AlignLoss) else uniform
+        assert one(features).item() == pytest.approx(expected)
+
+
+def test_features_of_two_views_give_the_loss_and_gradient_of_the_two():
+    x, y = views(9, 4, torch.float32, 0)
+    stacked, pair = (
+        torch.stack([x, y], 1).requires_grad_(),
+        (x.requires_grad_(), y.requires_grad_()),
+    )
+    loss = hsplugin.AlignUniformLoss()
+    one, other = loss(stacked), loss(*pair)
+    assert torch.equal(one, other)
+    (gradient,) = torch.autograd.grad(one, stacked)
+    for i, of_view in enumerate(torch.autograd.grad(other, pair)):
+        assert torch.equal(gradient[:, i], of_view)
+
+
+@pytest.mark.parametrize("gather_distributed", [False, True])
+def test_a_batch_of_one_row_is_alignment_alone_and_warns_once(gather_distributed):
+    x, y = (z.requires_grad_() for z in views(1, 4, torch.float32, 0))
+    loss = hsplugin.AlignUniformLoss(3.0, gather_distributed=gather_distributed)
+    with pytest.warns(UserWarning, match="batch of one row"):
+        terms = loss.components(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        terms = loss.components(x, y)
+    align = reference.align(normalize(x.detach()), normalize(y.detach()), 2.0)
+    assert terms.align.item() == pytest.approx(align.item())
+    assert terms.uniform == 0 and terms.loss == 3 * terms.align
+    (gradient,) = torch.autograd.grad(terms.loss, x)
+    (expected,) = torch.autograd.grad(3 * hsplugin.AlignLoss()(x, y), x)
+    assert torch.equal(gradient, expected)
+    # It is the mean over all ordered pairs of one row, the pair with itself.
+    assert terms.uniform == hsplugin.uniform_loss(normalize(x.detach()), include_self=True)
+
+
+def test_uniformity_of_one_row_is_zero_with_the_gradient_zero_or_nan():
+    x = torch.randn(1, 4, requires_grad=True)
+    with pytest.warns(UserWarning, match="batch of one row"):
+        value = hsplugin.UniformLoss()(x)
+    value.backward()
+    assert value == 0 and x.grad.count_nonzero() == 0
+    with pytest.warns(UserWarning, match="batch of one row"):
+        assert hsplugin.UniformLoss()(x + math.nan).isnan()
+
+
 X, Y = views(4, 3, torch.float32, 0)
 
 
@@ -159,7 +276,14 @@ X, Y = views(4, 3, torch.float32, 0)
         (lambda: hsplugin.AlignUniformLoss()(X, Y.half()), TypeError, "one dtype"),
         (lambda: hsplugin.AlignUniformLoss()(X, Y.to("meta")), ValueError, "one device"),
         (lambda: hsplugin.AlignUniformLoss()(X, Y.tolist()), TypeError, "z_b must be a torch"),
-        (lambda: hsplugin.AlignUniformLoss()(X[:1], Y[:1]), ValueError, "takes two"),
+        (lambda: hsplugin.AlignUniformLoss()(X), ValueError, "takes two views, got z_a alone"),
+        (lambda: hsplugin.AlignUniformLoss()(X[:, None]), ValueError, "takes two views, got view"),
+        (lambda: hsplugin.AlignUniformLoss()(X[:, :0, None]), ValueError, "z_a holds no views"),
+        (lambda: hsplugin.AlignUniformLoss()([X, Y]), TypeError, r"loss\(\*views\)"),
+        (lambda: hsplugin.AlignUniformLoss()(X, None, Y), TypeError, "z_b must be a torch"),
+        (lambda: hsplugin.AlignUniformLoss()(X, X.int()[:, 0]), TypeError, "classes as labels="),
+        (lambda: hsplugin.AlignUniformLoss()(X[None], Y[None]), ValueError, r"loss\(views\)"),
+        (lambda: hsplugin.uniform_loss(X[:1]), ValueError, "takes two"),
         (lambda: hsplugin.AlignUniformLoss()(X[:0], Y[:0]), ValueError, "z_a has 0 row"),
         (lambda: hsplugin.AlignUniformLoss(t=0), ValueError, "t must be above 0"),
         (lambda: hsplugin.AlignUniformLoss(t=2e38), ValueError, "t must be at most 1e.37"),
@@ -196,6 +320,8 @@ def test_public_signatures_are_the_documented_ones():
     assert list(inspect.signature(hsplugin.AlignUniformLoss.forward).parameters)[1:] == [
         "z_a",
         "z_b",
+        "others",
+        "labels",
     ]
 
 
@@ -215,5 +341,7 @@ def test_pairs_that_name_no_view_are_refused():
     for pairs in ([(0, 2)], [(-1, 0)]):
         with pytest.raises(ValueError, match="indices of the 2 views"):
             hsplugin.AlignUniformLoss().of_views(views, pairs)
+    with pytest.raises(ValueError, match="not both"):
+        hsplugin.AlignUniformLoss().of_views(views, [(0, 1)], labels=torch.arange(3))
     loss = hsplugin.AlignUniformLoss().of_views(views, iter([(0, 1)])).loss
     assert torch.equal(loss, hsplugin.AlignUniformLoss()(**views))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hsplugin import checks
 from hsplugin.checks import check_features
 
 
@@ -42,13 +43,7 @@ def check_labels(labels: object, rows: int) -> None:
             f"a second view; in a MetricCollection, pass views and labels by keyword: "
             f"update(features=z_a, x=z_a, y=z_b, labels=...)"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {labels.dtype}; convert with .long()")
-    if labels.shape != (rows,):
-        raise ValueError(
-            f"labels must have shape ({rows},), one for each row of features, got "
-            f"{tuple(labels.shape)}"
-        )
+    checks.check_labels(labels, rows)
 
 
 def check_finite(name: str, features: Tensor) -> None:

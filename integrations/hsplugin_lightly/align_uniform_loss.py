@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from hsplugin import losses
 from hsplugin.potential import log_mean_potential
 from hsplugin.potential.distributed import gather_rows
+from hsplugin.sphere import PAIR
 from hsplugin.views import mean_alignment
 
 try:
@@ -86,15 +87,31 @@ class AlignUniformLoss(losses.AlignUniformLoss):
     def _has_bank(self) -> bool:
         return self.memory_bank.bank.numel() > 0
 
-    def components(self, z_a: Tensor, z_b: Tensor) -> losses.AlignUniformTerms:
-        """Return the loss with its two terms; in training, keys then join the memory bank."""
+    def of_views(
+        self,
+        views: Mapping[str, Tensor],
+        pairs: Sequence[tuple[int, int]] | None = None,
+        labels: Tensor | None = None,
+    ) -> losses.AlignUniformTerms:
+        """Return the loss with its two terms; in training, keys then join the memory bank.
+
+        Raises:
+            TypeError: As :meth:`hsplugin.AlignUniformLoss.of_views`.
+            ValueError: Likewise, or if there is a memory bank, and not just queries and keys.
+        """
         if not self._has_bank():
-            return super().components(z_a, z_b)
-        views = self._on_sphere(self._stack({"z_a": z_a, "z_b": z_b}, min_rows=1))
+            return super().of_views(views, pairs, labels)
+        if len(views) != 2 or labels is not None or pairs is not None:
+            raise ValueError(
+                f"with a memory bank the loss takes queries and keys, two views, no labels and no "
+                f"pairs, got {len(views)} view(s); set memory_bank_size=0 for other forms"
+            )
+        given_queries, _ = views.values()
+        on_sphere = self._on_sphere(self._stack(views))
         gather = self.gather_distributed
-        align = mean_alignment(views, losses.PAIR, self.alpha, gather_distributed=gather)
-        queries, keys = views.unbind()
-        keys, training = keys.detach(), z_a.requires_grad and torch.is_grad_enabled()
+        align = mean_alignment(on_sphere, PAIR, self.alpha, gather_distributed=gather)
+        queries, keys = on_sphere.unbind()
+        keys, training = keys.detach(), given_queries.requires_grad and torch.is_grad_enabled()
         if training and gather:
             # Lightly's own gathering assumes that all ranks have the same number of keys.
             keys, _ = gather_rows(keys)

@@ -16,7 +16,14 @@ from hsplugin_solo.objective import ManyCropLoss, check_objective, fill_settings
 from hsplugin_solo.resume import ExactResume
 
 SECTION = "method_kwargs.align_uniform"
-DEFAULTS = {"weight": 1.0, "align_weight": 1.0, "uniform_weight": 1.0, "alpha": 2.0, "t": 2.0}
+DEFAULTS = {
+    "weight": 1.0,
+    "temperature": None,
+    "align_weight": 1.0,
+    "uniform_weight": 1.0,
+    "alpha": 2.0,
+    "t": 2.0,
+}
 
 
 @functools.cache
@@ -32,6 +39,7 @@ def with_align_uniform(method: type[BaseMethod], embedding: str | None = None) -
     Settings in ``method_kwargs.align_uniform``:
         weight: The factor :math:`\lambda`, 0 or above; 1.
         align_weight, uniform_weight, alpha, t: As in ``align_uniform``; 1, 1, 2 and 2.
+        temperature: In place of those four, as in ``align_uniform``.
 
     The backbone is the stock method's. ``main_linear.py`` chooses a ViT by ``pretrain_method``, so
     give it the stock name (``mocov3``).

@@ -18,22 +18,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hsplugin import AlignLoss, uniform_loss
-from hsplugin_solo.objective import ManyCropLoss, check_counts, check_objective, fill_settings
+from hsplugin_solo.objective import (
+    OF_OTHER_METHODS,
+    REQUIRED,
+    ManyCropLoss,
+    check_counts,
+    check_objective,
+    fill_settings,
+)
 from hsplugin_solo.resume import ExactResume
 
-# Settings with their defaults; None marks a setting that the config must give.
+# Settings with their defaults.
 DEFAULTS: dict[str, Any] = {
-    "proj_hidden_dim": None,
-    "proj_output_dim": None,
+    "proj_hidden_dim": REQUIRED,
+    "proj_output_dim": REQUIRED,
+    "temperature": None,
     "align_weight": 1.0,
     "uniform_weight": 1.0,
     "alpha": 2.0,
     "t": 2.0,
 }
 MOCO_DEFAULTS: dict[str, Any] = {
-    "proj_hidden_dim": None,
-    "proj_output_dim": None,
+    "proj_hidden_dim": REQUIRED,
+    "proj_output_dim": REQUIRED,
     "queue_size": 65536,
+    "temperature": None,
     "align_weight": 3.0,
     "uniform_weight": 1.0,
     "alpha": 2.0,
@@ -53,9 +62,11 @@ class AlignUniform(ExactResume, SimCLR):
         align_weight, uniform_weight: Weights of the terms, 0 or above; 1 each.
         alpha: Exponent of alignment, above 0; 2.
         t: Inverse width of the Gaussian of uniformity, above 0; 2.
+        temperature: In place of these four, the temperature of the InfoNCE whose equal is wanted
+            (:meth:`hsplugin.AlignUniformLoss.from_temperature`); none.
 
     Raises:
-        ValueError: If a setting is missing, misspelt or out of range.
+        ValueError: If a setting is missing, unknown, out of range or at odds with the temperature.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -66,9 +77,9 @@ class AlignUniform(ExactResume, SimCLR):
     @staticmethod
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
         """Fill in defaults and refuse invalid settings before anything is built."""
-        _ignore_temperature(cfg)
+        _add_temperature(cfg)
         cfg = SimCLR.add_and_assert_specific_cfg(cfg)
-        settings = fill_settings(cfg, "method_kwargs", DEFAULTS, "align_uniform")
+        settings = fill_settings(cfg, "method_kwargs", DEFAULTS, "align_uniform", OF_OTHER_METHODS)
         check_counts(settings, ("proj_hidden_dim", "proj_output_dim"), "align_uniform")
         check_objective(settings, "method_kwargs", "align_uniform")
         return cfg
@@ -104,10 +115,12 @@ class AlignUniformMoCo(ExactResume, MoCoV2Plus):
         align_weight, uniform_weight: Weights of the terms, 0 or above; 3 and 1.
         alpha: Exponent of alignment, above 0; 2.
         t: Inverse width of the Gaussian of uniformity, above 0; 3.
+        temperature: In place of these four, the temperature of the InfoNCE whose equal is wanted
+            (:meth:`hsplugin.AlignUniformLoss.from_temperature`); none.
         intra_batch: Whether pairs of queries count in uniformity; true.
 
     Raises:
-        ValueError: If a setting is missing, misspelt or out of range.
+        ValueError: If a setting is missing, unknown, out of range or at odds with the temperature.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -124,9 +137,9 @@ class AlignUniformMoCo(ExactResume, MoCoV2Plus):
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
         """Fill in defaults and refuse invalid settings before anything is built."""
         name = "align_uniform_moco"
-        _ignore_temperature(cfg)
+        _add_temperature(cfg)
         cfg = MoCoV2Plus.add_and_assert_specific_cfg(cfg)
-        settings = fill_settings(cfg, "method_kwargs", MOCO_DEFAULTS, name)
+        settings = fill_settings(cfg, "method_kwargs", MOCO_DEFAULTS, name, OF_OTHER_METHODS)
         check_counts(settings, ("proj_hidden_dim", "proj_output_dim", "queue_size"), name)
         check_objective(settings, "method_kwargs", name)
         if not isinstance(settings["intra_batch"], bool):
@@ -171,8 +184,8 @@ class AlignUniformMoCo(ExactResume, MoCoV2Plus):
         return uniform_loss(queries, self.t, queue=queue, intra_batch=self.intra_batch)
 
 
-def _ignore_temperature(cfg: DictConfig) -> None:
-    """Set the temperature that the parent reads; this objective does not use it."""
+def _add_temperature(cfg: DictConfig) -> None:
+    """Set the temperature that the parent reads, where none is given."""
     if OmegaConf.select(cfg, "method_kwargs.temperature") is None:
         OmegaConf.update(cfg, "method_kwargs.temperature", None, force_add=True)
 

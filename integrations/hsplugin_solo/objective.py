@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -11,9 +10,44 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from hsplugin import AlignUniformLoss, AlignUniformTerms
-from hsplugin.checks import check_integer
+from hsplugin.checks import check_integer, unknown
 
 OBJECTIVE = ("align_weight", "uniform_weight", "alpha", "t")
+# Default of a setting that the config must give.
+REQUIRED = "???"
+# Settings in the configs of solo-learn's own methods. Ours ignore them, so that such a config
+# serves with nothing but another method; every other unknown setting is refused.
+OF_OTHER_METHODS = frozenset(
+    [
+        "base_tau_momentum",
+        "cov_loss_weight",
+        "decoder_depth",
+        "decoder_embed_dim",
+        "decoder_num_heads",
+        "epoch_queue_starts",
+        "final_tau_momentum",
+        "freeze_prototypes_epochs",
+        "iternorm",
+        "lamb",
+        "mask_ratio",
+        "momentum_classifier",
+        "norm_last_layer",
+        "norm_pix_loss",
+        "num_prototypes",
+        "pred_hidden_dim",
+        "proj_hidden_dim",
+        "proj_output_dim",
+        "queue_size",
+        "scale_loss",
+        "sim_loss_weight",
+        "temperature",
+        "temperature_k",
+        "temperature_q",
+        "var_loss_weight",
+        "warmup_teacher_temperature_epochs",
+        "whitening_size",
+    ]
+)
 
 
 class ManyCropLoss(nn.Module):
@@ -58,36 +92,65 @@ class ManyCropLoss(nn.Module):
 
 
 def fill_settings(
-    cfg: DictConfig, section: str, defaults: Mapping[str, Any], method: str
+    cfg: DictConfig,
+    section: str,
+    defaults: Mapping[str, Any],
+    method: str,
+    ignored: Collection[str] = (),
 ) -> dict[str, Any]:
     """Write defaults into a section of the config and return its settings.
+
+    A temperature determines the objective's settings, as
+    :meth:`hsplugin.AlignUniformLoss.from_temperature` does.
 
     Args:
         cfg: The run's config, changed in place.
         section: Dotted name of the section, such as ``"method_kwargs"``.
-        defaults: Every setting with its default; ``None`` marks a setting that must be given.
+        defaults: Every setting with its default, which null in the config stands for too;
+            ``REQUIRED`` marks a setting that must be given.
         method: Name of the method, for messages.
+        ignored: Names of others' settings, which may stand in the section.
 
     Raises:
-        ValueError: If a setting is missing, or a key looks like a misspelt setting.
+        ValueError: If a setting is missing or unknown, or contradicts the temperature.
     """
     given = OmegaConf.select(cfg, section)
     given = DictConfig({}) if given is None else given
     if not isinstance(given, DictConfig):
         raise ValueError(f"{section} of {method} must be a mapping of settings, got {given!r}")
-    unused = [str(key) for key in given if key not in defaults]
-    for key in unused:
-        near = difflib.get_close_matches(key, defaults, n=1, cutoff=0.8)
-        if near and near[0] not in given:
-            raise ValueError(f"{method} has no {section}.{key}; did you mean {near[0]}?")
+    for key in map(str, given):
+        if key not in defaults and key not in ignored:
+            raise ValueError(unknown(f"setting {section}.{key} of {method},", key, defaults))
+    by_temperature = _by_temperature(given, section, method)
     settings = {}
     for key, default in defaults.items():
-        value = given.get(key, default)
-        if value is None or value == "???":
+        value = given.get(key)
+        if key in by_temperature:
+            if value is not None and value != by_temperature[key]:
+                raise ValueError(
+                    f"{section}.temperature={given.temperature} of {method} determines {key}, "
+                    f"{by_temperature[key]:g}, got {key}={value} too: drop one of them "
+                    f"({section}.{key}=null)"
+                )
+            value = by_temperature[key]
+        value = default if value is None else value
+        if value == REQUIRED:
             raise ValueError(f"{method} needs {section}.{key}; add it to the config")
         settings[key] = value
         OmegaConf.update(cfg, f"{section}.{key}", value, force_add=True)
     return settings
+
+
+def _by_temperature(given: DictConfig, section: str, method: str) -> dict[str, float]:
+    """The objective's settings that a temperature in the section determines, or none."""
+    temperature = given.get("temperature")
+    if temperature is None:
+        return {}
+    try:
+        loss = AlignUniformLoss.from_temperature(temperature)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{section} of {method}: {error}") from error
+    return {name: getattr(loss, name) for name in OBJECTIVE}
 
 
 def check_objective(settings: Mapping[str, Any], section: str, method: str) -> dict[str, float]:

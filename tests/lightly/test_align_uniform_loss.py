@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+import hsplugin
 from tests import reference
 
 lightly_loss = pytest.importorskip("lightly.loss")
@@ -62,6 +66,56 @@ def test_memory_bank_stays_as_it_is_in_evaluation():
         normalize(z_a.double(), dim=1), 2.0, queue=before, intra_batch=False
     )
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_one_query_has_pairs_with_the_bank():
+    criterion = AlignUniformLoss(memory_bank_size=(16, 8))
+    z_a, z_b = views(1, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = criterion.components(z_a, z_b).uniform
+    expected = reference.log_mean_potential(
+        normalize(z_a.double(), dim=1), 2.0, queue=criterion.memory_bank.bank, intra_batch=False
+    )
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_bank_takes_two_views_in_any_form_and_refuses_others():
+    criterion = AlignUniformLoss(memory_bank_size=(16, 8))
+    z_a, z_b = views(6, 8)
+    assert criterion(torch.stack([z_a, z_b], 1)) == criterion(z_a, z_b)
+    for arguments, labels in [((z_a, z_b, z_a), None), ((z_a,), torch.arange(6))]:
+        with pytest.raises(ValueError, match="with a memory bank"):
+            criterion(*arguments, labels=labels)
+    assert AlignUniformLoss()(z_a, z_b, z_a) == hsplugin.AlignUniformLoss()(z_a, z_b, z_a)
+
+
+def test_a_temperature_gives_the_value_and_gradient_of_ntxent():
+    n, tau = 2048, 0.5
+    z_a, z_b = views(n, 16)
+    ours, theirs = z_a.clone().requires_grad_(), z_a.clone().requires_grad_()
+    our_loss = AlignUniformLoss.from_temperature(tau)(ours, z_b)
+    their_loss = lightly_loss.NTXentLoss(temperature=tau)(theirs, z_b)
+    our_loss.backward()
+    their_loss.backward()
+    assert our_loss.item() == pytest.approx(their_loss.item() - math.log(2 * n - 1), abs=2e-3)
+    assert (ours.grad - theirs.grad).norm() < 0.02 * theirs.grad.norm()
+
+
+def test_a_temperature_with_a_bank_gives_the_value_and_gradient_of_ntxent_with_one():
+    size, tau = 8192, 0.5
+    ours = AlignUniformLoss.from_temperature(
+        tau, memory_bank_size=(size, 16), intra_batch=False, backend="tiled"
+    )
+    theirs = lightly_loss.NTXentLoss(temperature=tau, memory_bank_size=(size, 16))
+    theirs.memory_bank.bank.copy_(ours.memory_bank.bank)
+    z_a, z_b = views(256, 16)
+    leaf_a, leaf_b = z_a.clone().requires_grad_(), z_a.clone().requires_grad_()
+    our_loss, their_loss = ours(leaf_a, z_b), theirs(leaf_b, z_b)
+    our_loss.backward()
+    their_loss.backward()
+    assert our_loss.item() == pytest.approx(their_loss.item() - math.log(size + 1), abs=2e-3)
+    assert (leaf_a.grad - leaf_b.grad).norm() < 0.02 * leaf_b.grad.norm()
 
 
 def on_rank(rank: int, folder: str) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from tests.solo.running import config
 
 pytestmark = pytest.mark.solo
 
@@ -43,3 +46,24 @@ def test_a_config_of_ours_builds_its_method_and_optimizer(
     assert model.projector[2].out_features == dim
     assert not cfg.auto_resume.enabled and not cfg.wandb.enabled
     assert {group["name"] for group in optimizer.param_groups} >= {"backbone", "projector"}
+
+
+def test_every_config_of_solo_learn_serves_our_methods(methods: dict[str, Any], solo: Path) -> None:
+    from omegaconf import OmegaConf
+
+    found = [*solo.glob("scripts/pretrain/*/*.yaml")]
+    assert len(found) > 30
+    for path in found:
+        stock = OmegaConf.load(path)
+        if "method_kwargs" not in stock:
+            continue
+        for name in ("align_uniform", "align_uniform_moco"):
+            cfg = config(name)
+            cfg.method_kwargs = OmegaConf.merge(
+                {"proj_hidden_dim": 8, "proj_output_dim": 8}, stock.method_kwargs
+            )
+            cfg.optimizer.batch_size = 1
+            filled = methods[name].add_and_assert_specific_cfg(cfg).method_kwargs
+            temperature = stock.method_kwargs.get("temperature")
+            expected = {"align_uniform": 2, "align_uniform_moco": 3}[name]
+            assert filled.t == (1 / (2 * temperature) if temperature else expected)

@@ -108,6 +108,28 @@ class TestAlignUniform:
         kwargs = built(methods, "align_uniform").cfg.method_kwargs
         assert [kwargs[k] for k in ("align_weight", "uniform_weight", "alpha", "t")] == [1, 1, 2, 2]
 
+    def test_a_temperature_gives_the_loss_of_that_temperature(
+        self, methods: dict[str, Any], crops: list[Tensor]
+    ) -> None:
+        own = {"t": None, "temperature": 0.25}
+        expected = (2, 1, 2, 2)
+        for name, kwargs in [
+            ("align_uniform", own),
+            ("align_uniform_moco", {**own, "queue_size": 16}),
+            ("simclr_au", {"temperature": 0.1, "align_uniform": own}),
+        ]:
+            model = built(methods, name, **kwargs)
+            filled = model.cfg.method_kwargs
+            filled = filled.align_uniform if name == "simclr_au" else filled
+            assert [filled[k] for k in ("align_weight", "uniform_weight", "alpha", "t")] == [
+                *expected
+            ]
+            methods[name](model.cfg)  # as from a checkpoint, whose config is filled in
+        loss, logged = step(built(methods, "align_uniform", **own), crops[:2])
+        objective = float(loss.detach() - logged["train_class_loss"])
+        terms = 2 * logged["train_align_loss"] + logged["train_uniform_loss"]
+        assert objective == pytest.approx(float(terms), rel=1e-5)
+
     def test_small_crops_align_with_large_ones_only(
         self, methods: dict[str, Any], crops: list[Tensor]
     ) -> None:
@@ -141,6 +163,9 @@ class TestAlignUniform:
             ({"align_weight": -1}, "align_weight must be 0 or above"),
             ({"uniform_weight": "much"}, "uniform_weight must be"),
             ({"uniform_weigth": 2}, "did you mean uniform_weight"),
+            ({"tt": 3}, r"unknown setting method_kwargs.tt of align_uniform.* mean t\?"),
+            ({"temperature": 0.5, "t": 2}, "temperature=0.5 .* determines t, 1, got t=2 too"),
+            ({"temperature": 0}, "method_kwargs of align_uniform: temperature must be above 0"),
             ({"proj_output_dim": 0}, "proj_output_dim .* at least 1, got 0"),
             ({"proj_hidden_dim": None}, "needs method_kwargs.proj_hidden_dim"),
         ],
@@ -363,6 +388,8 @@ class TestWithAlignUniform:
             ({"weight": -1}, "weight must be a number, 0 or above"),
             ({"t": 0}, "method_kwargs.align_uniform of simclr_au: t must be .*above 0"),
             ({"aplha": 1}, "did you mean alpha"),
+            ({"foo": 1}, "unknown setting method_kwargs.align_uniform.foo of simclr_au"),
+            ({"temperature": 0.5, "alpha": 1}, "determines alpha, 2, got alpha=1 too"),
             (3, "must be a mapping of settings, got 3"),
         ],
     )
