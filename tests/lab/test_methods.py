@@ -26,9 +26,7 @@ def test_one_step_gives_every_trained_part_a_gradient(method):
     learner = Learner(RunSettings(method), images(), gather=False)
     a, b = learner.augment(images().train.images)
     step = learner.method.step
-    loss = (
-        step(learner, a, b) if step else learner.criterion(learner.project(a), learner.project(b))
-    )
+    loss = step(learner, a, b) if step else learner.loss(learner.project(a), learner.project(b))
     loss.backward()
     for part in (learner.backbone, learner.head, learner.predictor):
         for parameter in part.parameters():

@@ -19,8 +19,9 @@ from scipy import stats
 from hsplugin.compare import command as compare
 from hsplugin.flags import complete
 from hsplugin.lab.files import write_json
+from hsplugin.lab.request import shared_settings
 from hsplugin.lab.run import Run
-from hsplugin.lab.settings import RunSettings, shared_settings
+from hsplugin.lab.settings import RunSettings
 from hsplugin.sweep.command import DEFAULTS, add_arguments
 from hsplugin.sweep.grid import DEFAULT_GRID, encoders
 from hsplugin.sweep.report import FILES
