@@ -20,6 +20,8 @@ from hsplugin.lab.settings import Machine, RunSettings
 FIRST_METHODS = [
     *("align_uniform", "align_uniform_tau", "simclr", "hypersphere", "barlowtwins", "vicreg"),
 ]
+FILES = ("results.csv", "history.csv", "differences.csv", "tuning.csv", "summary.md")
+FILES += ("plane.png", "histograms.png")
 DEFAULTS: dict[str, Any] = {
     **defaults_of(RunSettings, Machine, without=["seed"]),
     "methods": FIRST_METHODS,
@@ -80,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
             failures += run_all(settings_list, out, place, progress)
         table = report.write(out, place.command)
     if table:
-        files = "results.csv, history.csv, summary.md, plane.png, histograms.png"
-        print(f"\n{table}\n\n{out}/: {files}{', tuning.csv' if args.tune else ''}")
+        print(f"\n{table}\n\n{out}/: {', '.join(name for name in FILES if (out / name).exists())}")
     return exit_status("compare", out, failures)
 
 

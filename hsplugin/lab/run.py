@@ -58,7 +58,12 @@ class Run:
     @classmethod
     def of(cls, settings: RunSettings, out: Path) -> Run:
         """The run of these settings below ``out``; different settings never share a folder."""
-        return cls(out / "runs" / settings.name)
+        return cls.of_name(settings.name, out)
+
+    @classmethod
+    def of_name(cls, name: str, out: Path) -> Run:
+        """The run of this name below ``out``."""
+        return cls(out / "runs" / name)
 
     @classmethod
     def all_in(cls, out: Path) -> list[Run]:
