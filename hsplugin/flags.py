@@ -32,7 +32,7 @@ def setting(
         group: Heading of its group of flags.
         about: Help text of the flag.
         least: Smallest value; without one, an integer may be any and a float must be positive.
-        choices: The only values of a text.
+        choices: The only values of a text; the flag takes ``unset`` beside them.
         unset: What the command uses without the flag, where that is not the field's default.
     """
     bounds = {"least": least, "choices": choices}
@@ -104,12 +104,13 @@ def add_flags(parser: argparse.ArgumentParser, *tables: Any, defaults: Mapping[s
         if entry.name not in defaults:
             continue
         title, default = entry.metadata["group"], entry.metadata["unset"] or defaults[entry.name]
+        choices, unset = entry.metadata["choices"], entry.metadata["unset"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         groups[title].add_argument(
             flag(entry.name),
             type=_kind(entry),
-            choices=entry.metadata["choices"],
+            choices=(unset, *choices) if choices and unset else choices,
             help=entry.metadata["help"] + ("" if default is None else f"; default: {default}"),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,20 @@ from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
 from hsplugin.lab.methods import METHODS, UNTRAINED, options_of
+from hsplugin.lab.request import machine, shared_settings
 from hsplugin.lab.run import refuse_mixing
 from hsplugin.lab.runs import Failure, locked, require_extra, run_all
-from hsplugin.lab.settings import Machine, RunSettings, machine, shared_settings
+from hsplugin.lab.settings import Machine, RunSettings
 
-FIRST_METHODS = ["align_uniform", "hypersphere", "simclr", "barlowtwins", "vicreg"]
+FIRST_METHODS = [
+    *("align_uniform", "align_uniform_tau", "simclr", "hypersphere", "barlowtwins", "vicreg"),
+]
+FILES = ("results.csv", "history.csv", "differences.csv", "tuning.csv", "summary.md")
+FILES += ("plane.png", "histograms.png")
 DEFAULTS: dict[str, Any] = {
     **defaults_of(RunSettings, Machine, without=["seed"]),
     "methods": FIRST_METHODS,
-    "seeds": [0],
+    "seeds": [0, 1],
     "set": [],
     "tune": False,
     "out": "comparison",
@@ -38,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"any of {', '.join(METHODS)}; default: {' '.join(FIRST_METHODS)}",
     )
     what.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", help="seeds of the runs; default: 0"
+        "--seeds", nargs="+", type=int, metavar="SEED", help="seeds of the runs; default: 0 1"
     )
     what.add_argument(
         "--set",
         nargs="+",
         action="extend",
         metavar="METHOD.OPTION=VALUE",
-        help="a method's own hyper-parameter, such as simclr.temperature=0.2",
+        help="a method's own hyper-parameter, such as simclr.temperature=0.2; of a list, such as "
+        "simclr.temperature=[0.2,0.5], every value is a method of its own",
     )
     what.add_argument(
         "--tune",
@@ -75,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
             failures += run_all(settings_list, out, place, progress)
         table = report.write(out, place.command)
     if table:
-        files = "results.csv, history.csv, summary.md, plane.png, histograms.png"
-        print(f"\n{table}\n\n{out}/: {files}{', tuning.csv' if args.tune else ''}")
+        print(f"\n{table}\n\n{out}/: {', '.join(name for name in FILES if (out / name).exists())}")
     return exit_status("compare", out, failures)
 
 
@@ -87,7 +93,9 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
         CommandError: Unknown or impossible values.
     """
     shared = shared_settings(args)
-    given = parse_options(args.set)
+    given = {method: _each(options) for method, options in parse_options(args.set).items()}
+    if args.tune and any(len(options) > 1 for options in given.values()):
+        raise CommandError("--tune chooses values itself; give --set one value an option")
     methods = list(dict.fromkeys(args.methods))
     if args.framework == "solo":
         # Only the checkout knows its methods, and it trains no untrained encoder.
@@ -101,12 +109,26 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
                 raise CommandError(unknown("method", method, METHODS))
         methods = [UNTRAINED, *(method for method in methods if method != UNTRAINED)]
         for method in methods:
-            options_of(method, given.get(method, {}), shared)
+            for options in given.get(method, [{}]):
+                options_of(method, options, shared)
     return [
-        RunSettings(method=method, seed=seed, options=given.get(method, {}), **shared)
+        RunSettings(method=method, seed=seed, options=options, **shared)
         for seed in dict.fromkeys(args.seeds)
         for method in methods
+        for options in given.get(method, [{}])
     ]
+
+
+def _each(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """One mapping for each combination of the values that are lists.
+
+    Raises:
+        CommandError: A list is empty.
+    """
+    if empty := [name for name, value in options.items() if value == []]:
+        raise CommandError(f"--set gives {empty[0]} an empty list; write at least one value")
+    values = [value if isinstance(value, list) else [value] for value in options.values()]
+    return [dict(zip(options, combination, strict=True)) for combination in product(*values)]
 
 
 def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:

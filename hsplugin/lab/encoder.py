@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
@@ -25,11 +27,17 @@ def backbone(name: str, images: Images) -> tuple[nn.Module, int]:
 
     Returns:
         The module, mapping ``(n, channels, height, width)`` to ``(n, features)``, and the number
-        of features.
+        of features. Its weights are channels-last, which convolutions pass on: faster on CPUs,
+        and on GPUs in half precision.
 
     Raises:
         CommandError: Neither library knows the name.
     """
+    encoder, features = _built(name, images)
+    return encoder.to(memory_format=torch.channels_last), features  # type: ignore[call-overload]
+
+
+def _built(name: str, images: Images) -> tuple[nn.Module, int]:
     _, channels, height, _ = images.train.images.shape
     if name == "small-conv":
         # Images of 8x8 pixels need no stride in the first layer and only half the channels.
@@ -80,6 +88,13 @@ def _named(name: str) -> Any:
     return timm.create_model(name, pretrained=False, num_classes=0)
 
 
+class _MeanOverPixels(nn.Module):
+    """AdaptiveAvgPool2d(1), whose gradient is not channels-last and slows down what follows."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, images.shape[-2:])
+
+
 class _ThreeChannels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1)
@@ -97,10 +112,10 @@ def small_conv(channels: int, widths: Sequence[int], stem_stride: int) -> nn.Mod
         layers += [
             nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         ]
         before = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, _MeanOverPixels(), nn.Flatten())
 
 
 class Augment(nn.Module):
@@ -140,7 +155,17 @@ class Augment(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Turn uint8 images ``(n, c, h, w)`` into two float views of the same shape."""
         scaled = to_float(images)
-        return self.steps(scaled), self.steps(scaled)
+        # Half precision would move the pixels that are sampled.
+        with float32(images.device):
+            a, b = self.steps(torch.cat([scaled, scaled])).chunk(2)
+        return a, b
+
+
+def float32(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which operations on a device are not autocast."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +62,10 @@ def positive_pairs(
     return Pairs(torch.cat([a for a, _ in projected]), torch.cat([b for _, b in projected]))
 
 
-def knn_accuracy(
+def knn_right(
     bank: Tensor, bank_labels: Tensor, query: Tensor, labels: Tensor, classes: int
-) -> float:
-    """Percentage of queries that Lightly's weighted kNN vote over the bank gets right.
+) -> Tensor:
+    """Which queries ``(n,)`` Lightly's weighted kNN vote over the bank gets right.
 
     The vote is among 20 neighbours, or among half as many as a class has in a smaller bank.
     """
@@ -73,7 +73,7 @@ def knn_accuracy(
 
     columns = F.normalize(bank, dim=1).T.contiguous()
     neighbours = max(1, min(NEIGHBOURS, len(bank) // (2 * classes)))
-    right = 0
+    right = []
     for part, target in zip(query.split(BATCH), labels.split(BATCH), strict=True):
         predicted = knn_predict(
             F.normalize(part, dim=1),
@@ -83,12 +83,12 @@ def knn_accuracy(
             knn_k=neighbours,
             knn_t=NEIGHBOUR_TEMPERATURE,
         )
-        right += int((predicted[:, 0] == target).sum())
-    return 100 * right / len(labels)
+        right.append(predicted[:, 0] == target)
+    return torch.cat(right)
 
 
-def linear_accuracy(train: tuple[Tensor, Tensor], *held_out: tuple[Tensor, Tensor]) -> list[float]:
-    """Percentages that logistic regression on frozen, standardised features gets right.
+def linear_right(train: tuple[Tensor, Tensor], *held_out: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Which rows logistic regression on frozen, standardised features gets right.
 
     Args:
         train: Features ``(n, d)`` and labels that the probe is fitted on.
@@ -100,7 +100,7 @@ def linear_accuracy(train: tuple[Tensor, Tensor], *held_out: tuple[Tensor, Tenso
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, tol=1e-3))
     probe.fit(train[0].numpy(), train[1].numpy())
-    return [100 * float(probe.score(x.numpy(), y.numpy())) for x, y in held_out]
+    return [torch.from_numpy(probe.predict(x.numpy()) == y.numpy()) for x, y in held_out]
 
 
 def labelled(labels: Tensor, per_class: int | None) -> list[Tensor]:
@@ -128,24 +128,55 @@ class Scorer:
 
     def knn(self, bank: Tensor, bank_labels: Tensor, query: Tensor, labels: Tensor) -> float:
         """Accuracy of the kNN vote in percent, averaged over the draws of labels."""
-        return fmean(
-            knn_accuracy(bank[rows], bank_labels[rows], query, labels, self.images.classes)
+        return percent(self._knn_answers(bank, bank_labels, query, labels))
+
+    def _knn_answers(
+        self, bank: Tensor, bank_labels: Tensor, query: Tensor, labels: Tensor
+    ) -> Tensor:
+        return _share(
+            knn_right(bank[rows], bank_labels[rows], query, labels, self.images.classes)
             for rows in labelled(bank_labels, self.labels_per_class)
         )
 
-    def final(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
-        """Accuracies of kNN and linear probe on the validation and the test split, in percent."""
+    def final(
+        self, backbone: nn.Module, device: torch.device
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Score kNN and linear probe on the validation and the test split.
+
+        Returns:
+            ``(measures, answers)``: accuracies in percent, and on the test split their standard
+            errors by its size; and for each test image the share of the draws of labels that
+            classify it rightly, ``(n,)`` by ``"knn"`` and ``"linear"``.
+        """
         train, validation, test = (
             (features(backbone, split.images, device), split.labels)
             for split in (self.images.train, self.images.validation, self.images.test)
         )
         linear = [
-            linear_accuracy((train[0][rows], train[1][rows]), validation, test)
+            linear_right((train[0][rows], train[1][rows]), validation, test)
             for rows in labelled(train[1], self.labels_per_class)
         ]
-        return {
-            "knn": self.knn(*train, *test),
-            "linear": fmean(on_test for _, on_test in linear),
-            "validation_knn": self.knn(*train, *validation),
-            "validation_linear": fmean(on_validation for on_validation, _ in linear),
+        answers = {
+            "knn": self._knn_answers(*train, *test),
+            "linear": _share(on_test for _, on_test in linear),
         }
+        return {
+            **{name: percent(right) for name, right in answers.items()},
+            **{f"{name}_se": standard_error(right) for name, right in answers.items()},
+            "validation_knn": self.knn(*train, *validation),
+            "validation_linear": percent(_share(on_validation for on_validation, _ in linear)),
+        }, answers
+
+
+def percent(right: Tensor) -> float:
+    """Accuracy in percent of answers ``(n,)``, each the share in [0, 1] that was right."""
+    return 100 * float(right.mean())
+
+
+def standard_error(right: Tensor) -> float:
+    """Standard error of `percent` by the number of images: sqrt(p (1 - p) / n) for one draw."""
+    return 100 * float(right.std(correction=0)) / len(right) ** 0.5
+
+
+def _share(draws: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(draws)).double().mean(0)

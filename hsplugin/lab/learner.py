@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from hsplugin.lab.data import Images
-from hsplugin.lab.encoder import Augment, backbone
+from hsplugin.lab.encoder import Augment, backbone, float32
 from hsplugin.lab.methods import options_of, recipe
 from hsplugin.lab.settings import RunSettings
 
@@ -92,6 +92,14 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         projection: Tensor = head(backbone(view))
         return projection
 
+    def loss(self, *projections: Tensor, **named: Tensor) -> Tensor:
+        """The criterion of projections in float32, whatever the precision of the networks."""
+        with float32(self.device):
+            loss: Tensor = self.criterion(
+                *(x.float() for x in projections), **{k: x.float() for k, x in named.items()}
+            )
+        return loss
+
     def _move_targets(self) -> None:
         progress = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
         rate = 1 - (1 - self.options["momentum"]) * (1 + math.cos(math.pi * progress)) / 2
@@ -122,8 +130,7 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         a, b = self.augment(batch)
         if self.method.step is not None:
             return self.method.step(self, a, b)
-        loss: Tensor = self.criterion(self.project(a), self.project(b))
-        return loss
+        return self.loss(self.project(a), self.project(b))
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine to zero, step by step."""

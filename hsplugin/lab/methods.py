@@ -5,7 +5,7 @@ A new method is one entry of `METHODS`.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,7 +24,6 @@ SHARED_OPTIONS = ("lr", "weight_decay", "dim")
 class Networks(Protocol):
     """What a step may use: the parts of the learner."""
 
-    criterion: nn.Module
     predictor: nn.Module
 
     def project(self, view: Tensor) -> Tensor:
@@ -32,6 +31,9 @@ class Networks(Protocol):
 
     def target(self, view: Tensor) -> Tensor:
         """Projection of one view by the moving average of encoder and head, without gradient."""
+
+    def loss(self, *projections: Tensor, **named: Tensor) -> Tensor:
+        """The method's criterion of the projections, in float32."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Method:
         criterion: Builds the loss from the options.
         defaults: The method's own options and their defaults.
         candidates: Options to try beside the defaults when the method is tuned.
-        step: Computes the loss of two views; the default is criterion(z_a, z_b).
+        step: Computes the loss of two views; the default is loss(project(a), project(b)).
         predictor: Builds the prediction head on top of the projection, if there is one.
         momentum: Whether a moving average of encoder and head gives the targets; its rate grows
             from the option ``momentum`` to 1 along a cosine.
@@ -91,14 +93,13 @@ def _loss(
     """Build a loss from options.
 
     Args:
-        path: Module and name of its class, which is imported when it is built.
+        path: Its class, or what builds it, by dotted name; imported when it is built.
         same: Arguments that are options of the same name.
         gather: Whether it takes ``gather_distributed``.
         **arguments: Argument -> the option of another name, or several options as a tuple.
     """
 
     def build(options: Options) -> nn.Module:
-        module, _, name = path.rpartition(".")
         values = {argument: options[argument] for argument in same}
         for argument, source in arguments.items():
             names = (source,) if isinstance(source, str) else source
@@ -106,7 +107,7 @@ def _loss(
             values[argument] = found[0] if isinstance(source, str) else found
         if gather:
             values["gather_distributed"] = options["gather"]
-        criterion: nn.Module = getattr(importlib.import_module(module), name)(**values)
+        criterion: nn.Module = pkgutil.resolve_name(path)(**values)
         return criterion
 
     return build
@@ -146,26 +147,26 @@ _NEGATIVE_COSINE = _loss("lightly.loss.NegativeCosineSimilarity", gather=False)
 def _predict_other_view(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """SimSiam: each view's prediction meets the other view's projection, held fixed."""
     z_a, z_b = networks.project(a), networks.project(b)
-    first = networks.criterion(networks.predictor(z_a), z_b.detach())
-    second = networks.criterion(networks.predictor(z_b), z_a.detach())
+    first = networks.loss(networks.predictor(z_a), z_b.detach())
+    second = networks.loss(networks.predictor(z_b), z_a.detach())
     return (first + second) / 2
 
 
 def _predict_target(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """BYOL: each view's prediction meets the other view's momentum projection."""
-    first = networks.criterion(networks.predictor(networks.project(a)), networks.target(b))
-    second = networks.criterion(networks.predictor(networks.project(b)), networks.target(a))
+    first = networks.loss(networks.predictor(networks.project(a)), networks.target(b))
+    second = networks.loss(networks.predictor(networks.project(b)), networks.target(a))
     return (first + second) / 2
 
 
 def _against_target(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """MoCo and TiCo: the first view's projection meets the second's momentum projection."""
-    return networks.criterion(networks.project(a), networks.target(b))
+    return networks.loss(networks.project(a), networks.target(b))
 
 
 def _global_and_local(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
     """LeJEPA and VISReg with two views: one global, one local, which is symmetric for two."""
-    return networks.criterion(
+    return networks.loss(
         global_proj=networks.project(a).unsqueeze(0), local_proj=networks.project(b).unsqueeze(0)
     )
 
@@ -187,12 +188,12 @@ METHODS: dict[str, Method] = {
             {"align_weight": 3.0, "t": 3.0},
         ),
     ),
-    "hypersphere": Method(
-        "Lightly's HypersphereLoss, with its default t = 1",
+    "align_uniform_tau": Method(
+        "this package: alignment + uniformity with the weights and the t of a temperature",
         _SIMCLR_HEAD,
-        _loss("lightly.loss.hypersphere_loss.HypersphereLoss", "t", "lam", "alpha", gather=False),
-        {"hidden": 512, "t": 1.0, "lam": 1.0, "alpha": 2.0},
-        ({"lam": 0.25}, {"lam": 0.5}, {"lam": 2.0}, {"t": 2.0, "lam": 0.5}),
+        _loss("hsplugin.AlignUniformLoss.from_temperature", "temperature"),
+        {"hidden": 512, "temperature": 0.5},
+        _each("temperature", 0.1, 0.2, 0.7, 1.0),
     ),
     "simclr": Method(
         "Lightly's NTXentLoss",
@@ -200,6 +201,13 @@ METHODS: dict[str, Method] = {
         _loss("lightly.loss.NTXentLoss", "temperature"),
         {"hidden": 512, "temperature": 0.5},
         _each("temperature", 0.1, 0.2, 0.7, 1.0),
+    ),
+    "hypersphere": Method(
+        "Lightly's HypersphereLoss, with its default t = 1",
+        _SIMCLR_HEAD,
+        _loss("lightly.loss.hypersphere_loss.HypersphereLoss", "t", "lam", "alpha", gather=False),
+        {"hidden": 512, "t": 1.0, "lam": 1.0, "alpha": 2.0},
+        ({"lam": 0.25}, {"lam": 0.5}, {"lam": 2.0}, {"t": 2.0, "lam": 0.5}),
     ),
     "barlowtwins": Method(
         "Lightly's BarlowTwinsLoss",

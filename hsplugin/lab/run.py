@@ -12,6 +12,12 @@ from hsplugin.lab.files import read_json
 from hsplugin.lab.methods import recipe
 from hsplugin.lab.settings import RunSettings
 
+# Measures that results of earlier versions lack.
+LATER_MEASURES = (
+    *("knn_se", "linear_se", "best_knn_se", "best_linear_se"),
+    "images_per_second",
+)
+
 
 class Run:
     """One run's folder; the only place that knows the names of its files.
@@ -24,6 +30,7 @@ class Run:
         partial_checkpoint: The next checkpoint while it is being written.
         history: One row per measured epoch.
         pairs: Unit projections of two views of each validation image, with labels.
+        answers: Share of right answers for each test image, of every accuracy.
         encoder: Weights of the last and the best epoch.
         result: Settings and measures; its existence marks the run as finished.
         error_log: Traceback of a run that failed.
@@ -40,6 +47,7 @@ class Run:
         self.partial_checkpoint = folder / "last.ckpt.partial"
         self.history = folder / "history.csv"
         self.pairs = folder / "pairs.pt"
+        self.answers = folder / "answers.pt"
         self.encoder = folder / "encoder.pt"
         self.result = folder / "result.json"
         self.error_log = folder / "error.log"
@@ -50,7 +58,12 @@ class Run:
     @classmethod
     def of(cls, settings: RunSettings, out: Path) -> Run:
         """The run of these settings below ``out``; different settings never share a folder."""
-        return cls(out / "runs" / settings.name)
+        return cls.of_name(settings.name, out)
+
+    @classmethod
+    def of_name(cls, name: str, out: Path) -> Run:
+        """The run of this name below ``out``."""
+        return cls(out / "runs" / name)
 
     @classmethod
     def all_in(cls, out: Path) -> list[Run]:
@@ -83,9 +96,9 @@ class Run:
         """Settings, measures, ``history`` and ``provenance`` of a finished run.
 
         ``options`` are those that were given, as in the settings; ``defaults`` are the method's
-        own defaults for the others.
+        own defaults for the others. Measures that an earlier version did not take are None.
         """
-        result = read_json(self.result)
+        result = {**dict.fromkeys(LATER_MEASURES), **read_json(self.result)}
         if "defaults" not in result:
             # Earlier versions wrote given options, defaults and shared settings as one mapping.
             used, given = result["options"], self.read_settings()["options"]
@@ -117,9 +130,12 @@ def refuse_mixing(
         options: Whether the options of a method have to agree too.
 
     Raises:
-        CommandError: The folder holds runs whose shared settings, or whose options for one of
-            the methods, differ from those asked for.
+        CommandError: The folder holds runs whose shared settings differ from those asked for, or
+            runs of one of the methods with options that are not among those asked for.
     """
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for settings in settings_list:
+        asked.setdefault(settings.method, []).append(dict(settings.options))
     for run in Run.all_in(out):
         there = run.read_settings()
         for ours in settings_list:
@@ -129,7 +145,7 @@ def refuse_mixing(
                 if name not in free and there[name] != value
             ]
             same_method = options and there["method"] == ours.method
-            if same_method and there["options"] != dict(ours.options):
+            if same_method and there["options"] not in asked[ours.method]:
                 differing.append(
                     f"options of {ours.method} {there['options']} there, {ours.options} asked for"
                 )

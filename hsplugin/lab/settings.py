@@ -6,20 +6,14 @@ follow from their fields, so a new setting is one field here.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import torch
-
-from hsplugin.errors import CommandError
-from hsplugin.flags import check, defaults_of, flag, setting
-from hsplugin.lab.data import DATA, source
+from hsplugin.flags import check, setting
+from hsplugin.lab.data import DATA
 
 WHAT, BUDGET, WHERE = "data", "budget", "machine"
 BY_DATA = "what suits the data set"
@@ -59,7 +53,14 @@ class RunSettings:
     dim: int = setting(64, BUDGET, "dimension of the projection", least=2)
     backbone: str = setting("small-conv", BUDGET, "small-conv, or a model of torchvision or timm")
     validations: int = setting(20, BUDGET, "about how many times a run is measured", least=1)
-    precision: str = setting("32-true", BUDGET, "precision flag of Lightning, such as bf16-mixed")
+    precision: str = setting(
+        "32-true",
+        BUDGET,
+        "precision of the networks while they train, under Lightning's name; auto is that of the "
+        "runs in --out, else bf16-mixed where the hardware multiplies bfloat16",
+        choices=("32-true", "bf16-mixed", "16-mixed"),
+        unset="auto",
+    )
     framework: str = setting(
         "lightly",
         WHAT,
@@ -119,55 +120,14 @@ class Machine:
     threads: int | None = setting(
         None, WHERE, "CPU threads of one run", least=1, unset="the cores divided by the jobs"
     )
-    accelerator: str = setting("auto", WHERE, "accelerator flag of Lightning, such as cpu or gpu")
+    accelerator: str = setting(
+        "auto",
+        WHERE,
+        "accelerator flag of Lightning",
+        choices=("auto", "cpu", "gpu", "cuda", "mps"),
+    )
     devices: int = setting(1, WHERE, "devices of one run; more than one means DDP", least=1)
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(type(self), vars(self))
-
-
-def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `RunSettings` that completed flags give, with the data set's defaults.
-
-    Raises:
-        CommandError: Unknown data set, or an impossible value.
-    """
-    data = source(args.data)
-    values = {k: v for k, v in vars(args).items() if k in defaults_of(RunSettings)}
-    for name, value in vars(data).items():
-        if name in values and values[name] is None:
-            values[name] = value
-    return _checked(RunSettings, values)
-
-
-def machine(args: argparse.Namespace) -> Machine:
-    """The machine that completed flags describe, with jobs and threads that suit it.
-
-    Raises:
-        CommandError: An impossible value.
-    """
-    given = {k: v for k, v in vars(args).items() if k in defaults_of(Machine)}
-    if given["jobs"] is None:
-        given["jobs"] = suitable_jobs(args.accelerator)
-    _checked(Machine, given)
-    given["threads"] = given["threads"] or max(1, (os.cpu_count() or 1) // given["jobs"])
-    return Machine(**given, command=("hsplugin", *sys.argv[1:]))
-
-
-def suitable_jobs(accelerator: str) -> int:
-    """One run a core on a CPU (up to 4, for the memory), one at a time on anything else.
-
-    Small networks gain far more from running beside each other than from sharing threads.
-    """
-    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        return min(4, os.cpu_count() or 1)
-    return 1
-
-
-def _checked(table: Any, values: dict[str, Any]) -> dict[str, Any]:
-    try:
-        check(table, values, flag)
-    except (TypeError, ValueError) as error:
-        raise CommandError(str(error)) from None
-    return values

@@ -214,7 +214,8 @@ def _score(
         projector, nn.Identity(), Augment(images), images.validation.images, device
     )
     scorer = evaluate.Scorer(images, settings.labels_per_class)
-    measured = {**pairs.geometry(), **scorer.final(encoder, device)}
+    accuracies, answers = scorer.final(encoder, device)
+    measured = {**pairs.geometry(), **accuracies}
     row = {"epoch": settings.epochs, "loss": _last_loss(run.folder), "seconds": round(seconds, 2)}
     row |= {k: measured[k] for k in ("alignment", "uniformity", "validation_knn")}
     result: dict[str, Any] = {
@@ -232,6 +233,9 @@ def _score(
         "provenance": {**machine_facts(), "machine": asdict(machine), "solo_command": command},
     }
     labels = images.validation.labels
+    write_torch(
+        run.answers, {f"{which}{name}": a for which in ("", "best_") for name, a in answers.items()}
+    )
     write_torch(run.pairs, {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
     write_json(run.result, result)
     shutil.rmtree(run.images, ignore_errors=True)

@@ -56,6 +56,12 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         self.history, self.best = state_dict["history"], state_dict["best"]
         self.seconds = state_dict["seconds"]
 
+    def images_per_second(self) -> float | None:
+        """Images trained on in a second, all devices together; None before any training."""
+        batches = Batches(len(self.images.pool()), self.settings.batch_size, self.settings.seed)
+        seen = self.settings.epochs * len(batches) * batches.batch_size
+        return round(seen / self.seconds, 1) if self.seconds else None
+
     def measure(self, learner: Learner, epoch: int, loss: float) -> None:
         """Add one row to the history; remember the encoder if its kNN accuracy is the best."""
         learner.eval()
@@ -213,20 +219,21 @@ def _finish(
     learner.eval()
     device = learner.device
 
-    def measured() -> tuple[evaluate.Pairs, dict[str, float]]:
+    def measured() -> tuple[evaluate.Pairs, dict[str, float], dict[str, Tensor]]:
         pairs = evaluate.positive_pairs(
             learner.backbone, learner.head, learner.augment, images.validation.images, device
         )
-        return pairs, {**pairs.geometry(), **tracker.scorer.final(learner.backbone, device)}
+        measures, answers = tracker.scorer.final(learner.backbone, device)
+        return pairs, {**pairs.geometry(), **measures}, answers
 
     last_weights = {"backbone": learner.backbone.state_dict(), "head": learner.head.state_dict()}
-    pairs, last = measured()
-    best, best_epoch = last, tracker.best.get("epoch", 0)
+    pairs, last, answers = measured()
+    best, best_answers, best_epoch = last, answers, tracker.best.get("epoch", 0)
     if best_epoch not in (0, settings.epochs):
         last_weights = copy.deepcopy(last_weights)
         learner.backbone.load_state_dict(tracker.best["backbone"])
         learner.head.load_state_dict(tracker.best["head"])
-        _, best = measured()
+        _, best, best_answers = measured()
     defaults = recipe(settings.method).defaults
     result: dict[str, Any] = {
         **settings.as_dict(),
@@ -237,6 +244,7 @@ def _finish(
         "best_epoch": best_epoch,
         **{f"best_{name}": value for name, value in best.items()},
         "seconds": round(tracker.seconds, 2),
+        "images_per_second": tracker.images_per_second(),
         "cpu_seconds": cpu_seconds(),
         "peak_memory_mib": peak_memory(device),
         "history": tracker.history,
@@ -244,6 +252,7 @@ def _finish(
     }
     labels = images.validation.labels
     write_torch(run.pairs, {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
+    write_torch(run.answers, {**answers, **{f"best_{name}": a for name, a in best_answers.items()}})
     write_torch(run.encoder, {"last": last_weights, "best": tracker.best})
     write_json(run.result, result)
     for leftover in (run.checkpoint, run.partial_checkpoint):

@@ -30,6 +30,23 @@ def test_every_run_has_a_row_with_its_settings_measures_and_provenance(compared:
     epochs = [(row["method"], row["epoch"]) for row in table(compared / "history.csv")]
     assert epochs[1:5] == [("simclr", str(epoch)) for epoch in range(4)]
     assert "± standard deviation" in (compared / "summary.md").read_text()
+    # The kept answers are those that the table counts.
+    for row in rows:
+        run = compared / "runs" / row["run"]
+        answers = torch.load(run / "answers.pt", weights_only=True)
+        for name in ("knn", "linear", "best_knn", "best_linear"):
+            assert answers[name].shape == (500,)
+            assert float(row[name]) == pytest.approx(100 * answers[name].mean().item())
+            error = 100 * answers[name].std(correction=0).item() / 500**0.5
+            assert float(row[f"{name}_se"]) == pytest.approx(error)
+    differences = list(csv.DictReader((compared / "differences.csv").open()))
+    accuracy = {row["method"]: float(row["linear"]) for row in rows}
+    found = {(d["accuracy"], d["first"], d["second"]): float(d["difference"]) for d in differences}
+    assert len(found) == 4 * 3
+    assert found["linear", "simclr", "moco"] == pytest.approx(accuracy["simclr"] - accuracy["moco"])
+    with (compared / "results.csv").open() as file:
+        speeds = [row["images_per_second"] for row in csv.DictReader(file)]
+    assert speeds[0] == "" and all(float(speed) > 0 for speed in speeds[1:])
 
 
 @pytest.mark.slow
@@ -85,6 +102,32 @@ def test_tuning_chooses_the_best_on_the_validation_split_and_resumes(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_list_of_values_is_a_method_each_and_a_folder_without_answers_is_still_read(tmp_path):
+    out = tmp_path / "out"
+    flags = ("--methods", "simclr", "--set")
+    finish(start(out, *flags, "simclr.temperature=[0.2]"))
+    # Values that are asked for may join those that are there; those not asked for stay out.
+    finish(start(out, *flags, "simclr.temperature=[0.2, 1.0]"))
+    process = start(out, *flags, "simclr.temperature=1.0")
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 2 and "options of simclr {'temperature': 0.2} there" in stderr
+    summary = (out / "summary.md").read_text()
+    assert "| simclr (temperature 0.2) |" in summary and "| simclr (temperature 1.0) |" in summary
+    assert "≈" in summary and "precision" in summary
+    # Earlier versions kept no answers, no errors and no speed.
+    for path in out.glob("runs/*/answers.pt"):
+        path.unlink()
+    for path in out.glob("runs/*/result.json"):
+        result = json.loads(path.read_text())
+        later = {k for k in result if k.endswith("_se") or k == "images_per_second"}
+        path.write_text(json.dumps({k: v for k, v in result.items() if k not in later}))
+    finish(start(out, *flags, "simclr.temperature=[0.2, 1.0]"))
+    summary = (out / "summary.md").read_text()
+    assert "| simclr (temperature 0.2) |" in summary
+    assert "≈" not in summary and "standard error" not in summary
+
+
+@pytest.mark.slow
 def test_other_settings_are_not_mixed_into_a_folder(compared: Path, capsys):
     before = (compared / "results.csv").read_bytes()
     for flags in (["--lr", "0.1"], ["--set", "simclr.temperature=0.1"]):
@@ -103,7 +146,10 @@ def test_other_settings_are_not_mixed_into_a_folder(compared: Path, capsys):
         (["--data", "digitz"], "did you mean digits?"),
         (["--set", "simclr.temprature=1"], "did you mean temperature?"),
         (["--set", "simclr=1"], "METHOD.OPTION=VALUE"),
+        (["--set", "simclr.temperature=[]"], "at least one value"),
+        (["--set", "simclr.temperature=[1, 2]", "--tune"], "one value an option"),
         (["--epochs", "0"], "at least 1"),
+        (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
         (["--framework", "solo"], "--solo-checkout DIR"),
         (["--framework", "solo", "--tune"], "use --set"),
         (["--config", "no-such-file.yaml"], "cannot read no-such-file.yaml"),

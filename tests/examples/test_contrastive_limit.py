@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightly.loss import NTXentLoss
 from scipy.special import hyp0f1
 from torch.nn.functional import cross_entropy
 
+from hsplugin import AlignUniformLoss
 from tests.examples import scripts
 
 example = scripts.load("contrastive_limit")
@@ -70,10 +72,29 @@ def test_the_limit_is_our_two_terms_on_uniform_features_and_below_them_elsewhere
     assert digits.limit < digits.two_terms
 
 
+def test_the_gradient_of_a_temperature_is_nt_xents_and_that_of_the_defaults_is_not() -> None:
+    for tau, cosine in ((0.2, 0.98), (0.5, 0.99)):
+        small, large = (
+            example.gradient_agreement(AlignUniformLoss.from_temperature(tau), tau, rows)
+            for rows in (128, 1024)
+        )
+        assert cosine < large.cosine <= 1 and abs(large.ratio - 1) < 0.05
+        assert large.cosine > small.cosine
+        default = example.gradient_agreement(AlignUniformLoss(), tau, 1024)
+        assert default.cosine < large.cosine
+
+
+def test_nt_xent_is_lightlys() -> None:
+    a, b = example.clustered_views(40)
+    theirs = NTXentLoss(temperature=0.3)(a, b)
+    assert example.nt_xent(a, b, 0.3).item() == pytest.approx(theirs.item())
+
+
 def test_the_script_draws_both_data_sets(tmp_path: Path) -> None:
     picture = tmp_path / "limit.png"
     printed = scripts.run(
-        "contrastive_limit", "--negatives", 16, 64, 256, 1024, "--pairs", 2**17, "--out", picture
+        *("contrastive_limit", "--negatives", 16, 64, 256, 1024, "--pairs", 2**17),
+        *("--rows", 64, 128, "--out", picture),
     )
     assert printed.count("slopes:") == 2
     assert picture.stat().st_size > 10_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -34,3 +36,19 @@ def test_other_backbones_give_one_vector_an_image(name):
 def test_a_large_image_meets_the_usual_stem():
     encoder, _ = backbone("resnet18", images(3, 96))
     assert encoder[1].conv1.kernel_size == (7, 7)
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_channels_last_changes_no_feature_and_no_gradient(size):
+    torch.manual_seed(0)
+    encoder, _ = backbone("small-conv", images(1, size))
+    assert encoder[3].weight.is_contiguous(memory_format=torch.channels_last)
+    plain = torch.nn.Sequential(*(copy.deepcopy(part) for part in encoder))
+    plain[-2] = torch.nn.AdaptiveAvgPool2d(1)
+    plain = plain.double().to(memory_format=torch.contiguous_format)
+    x = torch.rand(6, 1, size, size)
+    for network, given in ((encoder, x), (plain, x.double())):
+        network(given).square().sum().backward()
+    torch.testing.assert_close(encoder(x).double(), plain(x.double()), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(encoder.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-4)

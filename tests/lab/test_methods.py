@@ -26,9 +26,7 @@ def test_one_step_gives_every_trained_part_a_gradient(method):
     learner = Learner(RunSettings(method), images(), gather=False)
     a, b = learner.augment(images().train.images)
     step = learner.method.step
-    loss = (
-        step(learner, a, b) if step else learner.criterion(learner.project(a), learner.project(b))
-    )
+    loss = step(learner, a, b) if step else learner.loss(learner.project(a), learner.project(b))
     loss.backward()
     for part in (learner.backbone, learner.head, learner.predictor):
         for parameter in part.parameters():
@@ -53,3 +51,38 @@ def test_candidates_are_options_of_the_method(method):
 def test_an_unknown_option_is_refused_with_a_near_match():
     with pytest.raises(CommandError, match="did you mean temperature"):
         options_of("simclr", {"temprature": 1}, RunSettings("simclr").shared())
+
+
+@pytest.mark.parametrize("temperature", [0.25, 0.5])
+def test_the_loss_of_a_temperature_is_alignment_and_uniformity_with_its_weights(temperature):
+    options = {"temperature": temperature}
+    learner = Learner(RunSettings("align_uniform_tau", options=options), images(), gather=False)
+    a, b = torch.randn(2, 12, 64, dtype=torch.float64)
+    loss = learner.criterion(a, b)
+    a, b = (x / x.norm(dim=1, keepdim=True) for x in (a, b))
+    t = 1 / (2 * temperature)
+    uniform = sum((-t * torch.pdist(x).square()).exp().mean().log() / 2 for x in (a, b))
+    assert loss.item() == pytest.approx(float(t * (a - b).square().sum(1).mean() + uniform))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_networks_are_autocast(method):
+    torch.manual_seed(0)
+    learner = Learner(RunSettings(method), images(), gather=False)
+    seen = []
+
+    def remember(module, args, kwargs):
+        seen.extend(x.dtype for x in (*args, *kwargs.values()))
+        seen.append(torch.float32 if not torch.is_autocast_enabled("cpu") else "autocast")
+
+    learner.criterion.register_forward_pre_hook(remember, with_kwargs=True)
+    torch.manual_seed(1)
+    a, b = learner.augment(images().train.images)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(1)
+        again = learner.augment(images().train.images)
+        assert learner.project(a).dtype is torch.bfloat16
+        step = learner.method.step
+        _ = step(learner, a, b) if step else learner.loss(learner.project(a), learner.project(b))
+    assert torch.equal(a, again[0]) and torch.equal(b, again[1])
+    assert set(seen) == {torch.float32}

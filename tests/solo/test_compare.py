@@ -10,7 +10,7 @@ import pytest
 
 from tests.solo.running import python
 
-FLAGS = "--framework solo --methods simclr --train-size 100 --epochs 1 --batch-size 50"
+FLAGS = "--framework solo --methods simclr --train-size 100 --epochs 1 --batch-size 50 --seeds 0"
 
 
 @pytest.mark.slow

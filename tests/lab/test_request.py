@@ -1,0 +1,76 @@
+"""What commands find out themselves: precision and device."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsplugin.compare.command import DEFAULTS
+from hsplugin.errors import CommandError
+from hsplugin.lab import request
+from hsplugin.lab.files import write_json
+from hsplugin.lab.run import Run
+from hsplugin.lab.settings import RunSettings
+
+
+def asked(out: Path, **flags: object) -> argparse.Namespace:
+    return argparse.Namespace(**{**DEFAULTS, "accelerator": "cpu", "out": str(out), **flags})
+
+
+def settled(out: Path, **flags: object) -> str:
+    return request.shared_settings(asked(out, **flags))["precision"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags\t\t: fpu avx2 avx512f\nmodel name : bf16\n", False),
+        ("", False),
+    ],
+)
+def test_a_processor_tells_whether_it_multiplies_bfloat16(tmp_path, listed, found):
+    facts = tmp_path / "cpuinfo"
+    facts.write_text(listed)
+    assert request._multiplies_bfloat16("cpu", facts) is found
+    assert not request._multiplies_bfloat16("cpu", tmp_path / "none")
+    assert not request._multiplies_bfloat16("mps", facts)
+
+
+def test_auto_is_the_precision_of_the_folder_else_what_suits_the_hardware(tmp_path):
+    suits = "bf16-mixed" if request._multiplies_bfloat16("cpu") else "32-true"
+    assert settled(tmp_path) == settled(tmp_path, precision="auto") == suits
+    assert settled(tmp_path, framework="solo") == "32-true"
+    for precision in ("32-true", "bf16-mixed"):
+        out = tmp_path / precision
+        run = Run.of(RunSettings("simclr", precision=precision), out)
+        run.folder.mkdir(parents=True)
+        write_json(run.settings, {"method": "simclr", "precision": precision})
+        assert settled(out) == precision
+        # What is asked for is not overruled: the folder then refuses it.
+        assert settled(out, precision="32-true") == "32-true"
+    # Folders of the first version, whose settings always had a precision, keep their names.
+    assert RunSettings("simclr", precision="32-true").name == RunSettings("simclr").name
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"precision": "16-mixed"}, "--precision 16-mixed needs a GPU"),
+        ({"precision": "bf16"}, "Known: 16-mixed, 32-true, bf16-mixed"),
+        ({"accelerator": "cpuu"}, "did you mean cpu"),
+        *(
+            [({"accelerator": "mps"}, "--accelerator mps: this torch finds no such device")]
+            if not torch.backends.mps.is_available()
+            else []
+        ),
+    ],
+)
+def test_what_the_hardware_cannot_do_is_refused_by_its_flag(tmp_path, flags, said):
+    with pytest.raises(CommandError, match=said):
+        request.shared_settings(asked(tmp_path, **flags))
