@@ -137,12 +137,6 @@ def with_nan(folder):
     return ["bad.npy"]
 
 
-@refused("row 0 (counted from 0) holds NaN, infinite or missing values, or some")
-def with_squares_that_overflow(folder):
-    np.save(folder / "bad.npy", X.astype(np.float64) * 1e200)
-    return ["bad.npy"]
-
-
 @refused("features are real numbers")
 def text_features(folder):
     np.save(folder / "bad.npy", np.full((4, 3), "word"))
