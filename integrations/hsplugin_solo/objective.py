@@ -120,7 +120,7 @@ def fill_settings(
         raise ValueError(f"{section} of {method} must be a mapping of settings, got {given!r}")
     for key in map(str, given):
         if key not in defaults and key not in ignored:
-            raise ValueError(unknown(f"setting {section}.{key} of {method},", key, defaults))
+            raise ValueError(unknown(f"setting in {section} of {method}", key, defaults))
     by_temperature = _by_temperature(given, section, method)
     settings = {}
     for key, default in defaults.items():
