@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class Record:
 
     def __init__(self, keeps_maps: bool = False) -> None:
         self._keeps_maps = keeps_maps
-        self._listening = False
+        self.listening = False
         self._handles: list[Any] = []
         self._calls: dict[str, list[Call]] = {}
 
@@ -65,22 +67,10 @@ class Record:
             whole: Keep all that it takes and returns, else only the tensor that may be features.
             inputs: Keep what it takes for what it returns.
         """
-        calls = self._calls.setdefault(name, [])
-
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            if not self._listening:
-                return
-            if whole:
-                # solo-learn's step later writes its loss into the dictionary that forward returned.
-                out = dict(out) if isinstance(out, Mapping) else out
-                calls.append(Call((*args, *kwargs.values()), out))
-            else:
-                passed = (*args, *kwargs.values()) if inputs else out
-                calls.append(Call((), self._features(passed), embedding_of(passed) is not None))
-
+        keep = _Keep(self, self._calls.setdefault(name, []), whole, inputs)
         self._handles.append(module.register_forward_hook(keep, with_kwargs=True))
 
-    def _features(self, output: Any) -> Any:
+    def features(self, output: Any) -> Any:
         """The tensor of an output, but no map that would take memory until the step ends."""
         found = vectors(output)
         if not isinstance(found, Tensor):
@@ -92,11 +82,11 @@ class Record:
     def start(self) -> None:
         """Record from an empty record."""
         self.stop()
-        self._listening = True
+        self.listening = True
 
     def stop(self) -> None:
         """Stop recording and hold nothing."""
-        self._listening = False
+        self.listening = False
         for calls in self._calls.values():
             calls.clear()
 
@@ -106,4 +96,31 @@ class Record:
             handle.remove()
         self._handles.clear()
         self._calls.clear()
-        self._listening = False
+        self.listening = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Keep:
+    """The hook of one submodule."""
+
+    record: Record
+    calls: list[Call]
+    whole: bool
+    inputs: bool
+
+    def __call__(self, _: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        if not self.record.listening:
+            return
+        if self.whole:
+            # solo-learn's step later writes its loss into the dictionary that forward returned.
+            out = dict(out) if isinstance(out, Mapping) else out
+            self.calls.append(Call((*args, *kwargs.values()), out))
+        else:
+            passed = (*args, *kwargs.values()) if self.inputs else out
+            embeds = embedding_of(passed) is not None
+            self.calls.append(Call((), self.record.features(passed), embeds))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Trainings copy and pickle their modules. A copy of one records nothing, and can be loaded
+        # where hsplugin is not installed: this is a function of the library that does nothing.
+        return partial, (sys.audit, "hsplugin.hook")

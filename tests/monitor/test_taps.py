@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
+import pickle
 from typing import Any
 
 import pytest
@@ -439,6 +441,20 @@ def test_nothing_is_kept_when_not_listening() -> None:
     assert len(taps._record)
     taps.stop()
     assert not len(taps._record)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_of_the_module_records_nothing_and_needs_no_hsplugin(copied: Any) -> None:
+    model, (a, _), taps = Model(), batch(), Taps()
+    taps.install(model)
+    taps.listen()
+    twin = copied(model)
+    assert torch.equal(twin(a), twin.projection_head(twin.backbone(a).flatten(1)))
+    assert not len(taps._record)
+    hooks = [hook for m in twin.modules() for hook in m._forward_hooks.values()]
+    assert hooks and b"hsplugin.monitor" not in pickle.dumps(hooks)
+    model(a)
+    assert len(taps._record)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 40, 173])
