@@ -21,6 +21,7 @@ ACCEPTED_SKIPS = re.compile(
         [
             "needs a CUDA device",
             "needs KeOps",
+            "needs stable-pretraining",
             r"cannot take torch\.\w+ features on cpu",
             "interpreted kernels cannot be compiled",
             "takes memory that only a host lends untouched",

@@ -7,7 +7,7 @@ from typing import Any
 
 from hsplugin.monitor.callback import CALLBACKS, GeometryMonitor
 from hsplugin.monitor.mixin import GeometryMonitorMixin
-from hsplugin.monitor.opt_in import config_options, tell
+from hsplugin.monitor.options import config_options, tell
 
 
 class OptInMonitor(*CALLBACKS):  # type: ignore[misc]

@@ -15,8 +15,9 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 
-from hsplugin.monitor import opt_in
-from hsplugin.monitor.opt_in import VARIABLE, callbacks, environment_options
+from hsplugin.monitor import options as asked
+from hsplugin.monitor.opt_in import callbacks
+from hsplugin.monitor.options import VARIABLE, environment_options
 
 NAMESPACES = ["pytorch_lightning", "lightning.pytorch"]
 
@@ -63,7 +64,7 @@ def test_a_mistake_is_told_once_and_stops_nothing(
     setting: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, setting)
-    monkeypatch.setattr(opt_in, "_told", set())
+    monkeypatch.setattr(asked, "_told", set())
     with pytest.warns(UserWarning, match=message):
         assert callbacks() == []
     with warnings.catch_warnings():

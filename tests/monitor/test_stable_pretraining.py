@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-spt = pytest.importorskip("stable_pretraining")
+pytest.importorskip("stable_pretraining", reason="needs stable-pretraining")
 
 import lightning.pytorch
 import timm

@@ -94,7 +94,7 @@ def test_the_monitor_leaves_the_weights_identical_to_the_bit(
 
 def test_the_config_decides_on_the_monitor_before_the_environment() -> None:
     create = pytest.importorskip("omegaconf").OmegaConf.create
-    from hsplugin.monitor.opt_in import config_options
+    from hsplugin.monitor.options import config_options
 
     def options(section: Any, asked: dict[str, Any] | None) -> Any:
         return config_options(create({"hsplugin": {"monitor": section}}), asked)
