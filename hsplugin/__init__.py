@@ -7,6 +7,7 @@ from hsplugin.losses import AlignLoss, AlignUniformLoss, AlignUniformTerms, Unif
 
 if TYPE_CHECKING:
     from hsplugin import metrics
+    from hsplugin.monitor.callback import GeometryMonitor
 
 __version__ = "0.1.0"
 
@@ -14,6 +15,7 @@ __all__ = [
     "AlignLoss",
     "AlignUniformLoss",
     "AlignUniformTerms",
+    "GeometryMonitor",
     "UniformLoss",
     "align_loss",
     "metrics",
@@ -23,9 +25,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # torchmetrics takes a second to import, which whoever wants only a loss need not pay.
-    if name == "metrics":
-        import importlib
+    import importlib
 
+    # torchmetrics takes a second to import, which whoever wants only a loss need not pay; Lightning
+    # takes more and may be missing.
+    if name == "metrics":
         return importlib.import_module("hsplugin.metrics")
+    if name == "GeometryMonitor":
+        return importlib.import_module("hsplugin.monitor.callback").GeometryMonitor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

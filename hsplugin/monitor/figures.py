@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hsplugin.monitor.taps import Views
+from hsplugin.monitor.loggers import log_picture
+from hsplugin.monitor.views import Views
 
 MOST_POINTS = 2000
 
@@ -45,12 +46,12 @@ def show(
     views: Views | None,
     history: Sequence[Mapping[str, float]],
 ) -> None:
-    """Write an epoch's figure to the log directory and to TensorBoard and W&B loggers.
+    """Write an epoch's figure to the log directory and to the loggers that take pictures.
 
     Args:
         trainer: Lightning's; gives the epoch, the log directory and the loggers.
         prefix: The monitor's.
-        stage: "val_" for a validation, nothing for training.
+        stage: "val_" for a validation, "test_" for a test, nothing for training.
         views: Features to draw, or None if there are none.
         history: The stage's values, one row an epoch.
 
@@ -75,9 +76,4 @@ def show(
     path = folder / f"{stage.replace('_', '-')}{when}.png"
     path.write_bytes(image)
     for logger in trainer.loggers:
-        # By name: each Lightning namespace has its own classes, and either may be missing.
-        kinds = {kind.__name__ for kind in type(logger).__mro__}
-        if "TensorBoardLogger" in kinds:
-            logger.experiment.add_figure(f"{prefix}/{stage}figure", figure, trainer.global_step)
-        elif "WandbLogger" in kinds:
-            logger.log_image(f"{prefix}/{stage}figure", [str(path)], step=trainer.global_step)
+        log_picture(logger, f"{prefix}/{stage}figure", figure, path, trainer.global_step)

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+import contextlib
+import warnings
+from collections.abc import Iterator
 
 import torch
 
-from hsplugin.monitor.taps import RefusedError
-
-Hook = TypeVar("Hook", bound=Callable[..., Any])
+from hsplugin.monitor.views import RefusedError
 
 
 class GeometryWarning(UserWarning):
     """The monitor cannot measure something, or what it measured looks like a collapse."""
 
 
-def never_fatal(hook: Hook) -> Hook:
-    """Turn any error in a hook into one warning, unless the monitor is strict."""
+class Guard:
+    """Turns any error into one warning, unless the monitor is strict.
 
-    @functools.wraps(hook)
-    def guarded(self: Any, trainer: Any, pl_module: Any, *rest: Any) -> None:
+    Args:
+        strict: Raise errors instead.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self._warned: set[tuple[str, str]] = set()
+
+    @contextlib.contextmanager
+    def __call__(self, name: str, module: str) -> Iterator[None]:
+        """Run a block without gradients; an error in it means that the module is not measured."""
         try:
             with torch.no_grad():
-                hook(self, trainer, pl_module, *rest)
+                yield
         except Exception as error:
             if self.strict:
                 raise
             reason = str(error) if isinstance(error, RefusedError) else line(error)
-            kind = type(error).__name__
-            self._warn_once(kind, f"{type(pl_module).__name__} is not measured: {reason}")
+            self.warn_once(name, type(error).__name__, f"{module} is not measured: {reason}")
 
-    return guarded  # type: ignore[return-value]
+    def warn_once(self, name: str, kind: str, message: str) -> None:
+        """Warn of each kind of problem with what is watched under a name once."""
+        if (name, kind) not in self._warned:
+            self._warned.add((name, kind))
+            warnings.warn(f"{name} monitor: {message}", GeometryWarning, stacklevel=4)
 
 
 def line(error: Exception) -> str:

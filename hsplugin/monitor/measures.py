@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.metrics.inputs import MissingInputError, select_inputs
-from hsplugin.monitor.taps import Views
+from hsplugin.monitor.views import Views
 from hsplugin.potential.distributed import world_size
 
 if TYPE_CHECKING:

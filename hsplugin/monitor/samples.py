@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsplugin.monitor.taps import Views
+from hsplugin.monitor.views import Views
 
 
 class Samples:

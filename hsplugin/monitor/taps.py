@@ -1,4 +1,4 @@
-"""Finds the features of a step: an extract function, a submodule, or the criterion.
+"""Finds the features of a step, in the order in which methods hand them on.
 
 Hooks only keep references to what passed through; everything else happens after the step. They
 branch on nothing that changes between steps, so a compiled module is not compiled again.
@@ -6,91 +6,104 @@ branch on nothing that changes between steps, so a compiled module is not compil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from hsplugin.monitor.batches import check_labels, labels_of, samples_and_views
+from hsplugin.monitor.modules import (
+    Candidates,
+    candidates,
+    compares_scores,
+    is_criterion_of_torch,
+    prototypes,
+    submodule,
+)
+from hsplugin.monitor.record import Call, Record
 from hsplugin.monitor.undisturbed import undisturbed
+from hsplugin.monitor.views import (
+    Pool,
+    RefusedError,
+    Views,
+    describe,
+    embedding_of,
+    extracted,
+    is_features,
+    paired,
+    pooled,
+    trained_first,
+    vectors,
+)
 
 Extract = Callable[[nn.Module, Any, Any], "Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor]"]
+# What is measured, in words, and how to get it from the record of a step of a known batch.
+Source = tuple[str, Callable[[Any], Views]]
 
-
-class RefusedError(ValueError):
-    """The tapped tensors cannot be measured; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Views:
-    """Features of one batch: ``x`` (n, d), its positives ``y`` (n, d) and ``labels`` (n,)."""
-
-    x: Tensor
-    y: Tensor | None = None
-    labels: Tensor | None = None
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Views:
-        """Apply a function to each tensor."""
-        y = None if self.y is None else change(self.y)
-        labels = None if self.labels is None else change(self.labels)
-        return Views(change(self.x), y, labels)
-
-    def finite(self) -> Views:
-        """The rows without NaN or infinity."""
-        finite = self.x.isfinite().all(dim=1)
-        if self.y is not None:
-            finite &= self.y.isfinite().all(dim=1)
-        return self.map(lambda tensor: tensor[finite])
-
-
-@dataclass(frozen=True)
-class _Call:
-    arguments: tuple[Any, ...]
-    output: Any
+_REMEDY = (
+    "name the submodule that returns the features with module=..., or give extract=...; "
+    "pool='mean' takes the mean of tokens (n, l, d)"
+)
 
 
 class Taps:
     """Finds the features of one batch of a LightningModule.
 
-    The first of these that is available is used:
+    The first of these that has features is used, from then on alone:
 
     1. ``extract(pl_module, outputs, batch)``: the user's function.
     2. ``module``: the outputs of the submodule of that name; its first two calls in a step are
        the two views. If it returns a scalar it is a criterion, and its inputs are taken.
     3. The ``"z"`` of the dictionary that ``pl_module.forward`` returns, as in all of solo-learn.
-    4. The inputs of the only submodule named like ``criterion``: two floating 2-D tensors of
-       equal shape and no other tensors.
+    4. The inputs of a submodule named like ``criterion`` or ``loss``, at any depth: two floating
+       2-D tensors of equal shape and no other tensors.
+    5. The ``embedding`` of what ``forward`` or a part of the module returns, as in
+       stable-pretraining.
+    6. The output of a projection head, unless it holds scores of prototypes; then what these
+       prototypes score.
+    7. The output of a backbone, what a classifier is given, then the output of any other part of
+       the module, where it is 2-D.
 
     Args:
         extract: The user's function, see above.
         module: Dotted name of a submodule, see above.
+        labels: Key or position of the labels in a batch.
+        pool: How outputs (n, l, d) become features: "mean" or "cls", the first token.
 
     Raises:
-        ValueError: If both are given.
+        TypeError: If ``labels`` is neither a key nor a position.
+        ValueError: If both ``extract`` and ``module`` are given, or ``pool`` is unknown.
     """
 
-    def __init__(self, extract: Extract | None = None, module: str | None = None) -> None:
+    def __init__(
+        self,
+        extract: Extract | None = None,
+        module: str | None = None,
+        labels: str | int | None = None,
+        pool: Pool | None = None,
+    ) -> None:
         if extract is not None and module is not None:
             raise ValueError("give extract= or module=, not both: each says where the features are")
+        if pool not in (None, "mean", "cls"):
+            raise ValueError(f"pool must be 'mean', 'cls' or None, got {pool!r}")
+        check_labels(labels)
         self.extract = extract
         self.module = module
-        self._handles: list[Any] = []
-        self._no_criterion = ""
-        self._criterion: nn.Module | None = None
+        self.labels = labels
+        self.pool = pool
+        self.measured = "what extract= returns" if extract is not None else ""
+        self._record = Record(keeps_maps=pool is not None)
+        self._found: Candidates | None = None
         self._prototypes: dict[int, str] = {}
-        self._named: list[_Call] = []
-        self._forward: list[_Call] = []
-        self._criterion_calls: list[_Call] = []
-        self._listening = False
+        self._views: Callable[[Any], Views] | None = None
 
     @property
     def ready(self) -> bool:
         """Whether :meth:`views` can be called: an extract function needs no hook."""
-        return bool(self._handles) or self.extract is not None
+        return self._record.hooked or self.extract is not None
 
     def install(self, pl_module: nn.Module) -> None:
-        """Hook the module; a missing criterion is reported at the first batch.
+        """Hook the module; that it has no features is reported at the first batch.
 
         Raises:
             RefusedError: If there is no submodule of that name.
@@ -98,33 +111,34 @@ class Taps:
         self.remove()
         if self.extract is not None:
             return
+        self.measured = ""
         if self.module is not None:
-            self._hook(_submodule(pl_module, self.module), self._named)
+            self._record.hook(self.module, submodule(pl_module, self.module), whole=True)
             return
-        self._prototypes = _prototypes(pl_module)
-        self._hook(pl_module, self._forward)
-        self._criterion, self._no_criterion = _criterion(pl_module)
-        if self._criterion is not None:
-            self._hook(self._criterion, self._criterion_calls)
+        self._prototypes = prototypes(pl_module)
+        self._found = found = candidates(pl_module)
+        self._record.hook("", pl_module, whole=True)
+        for name, criterion in found.criteria.items():
+            self._record.hook(name, criterion, whole=True)
+        for name, layer in {**found.prototypes, **found.classifiers}.items():
+            self._record.hook(name, layer, inputs=True)
+        norms = {} if self.pool is None else found.norms
+        for name, part in {**found.children, **found.backbones, **found.heads, **norms}.items():
+            self._record.hook(name, part)
 
     def remove(self) -> None:
         """Remove the hooks."""
-        self.stop()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._criterion = None
+        self._record.remove()
+        self._found = None
+        self._views = None
 
     def listen(self) -> None:
         """Start to record, from an empty record."""
-        self.stop()
-        self._listening = True
+        self._record.start()
 
     def stop(self) -> None:
         """Stop recording and hold no memory between steps."""
-        self._listening = False
-        for calls in (self._named, self._forward, self._criterion_calls):
-            calls.clear()
+        self._record.stop()
 
     def views(self, pl_module: nn.Module, outputs: Any, batch: Any) -> Views:
         """The features of the last step, detached.
@@ -134,188 +148,152 @@ class Taps:
         """
         if self.extract is not None:
             with undisturbed(pl_module):
-                found = _extracted(self.extract(pl_module, outputs, batch))
-        elif self.module is not None:
-            found = _named_views(pl_module, self.module, self._named)
+                found = extracted(self.extract(pl_module, outputs, batch))
         else:
-            found = self._default_views()
-            self._refuse_prototypes(found)
+            found = self._choose(batch) if self._views is None else self._views(batch)
         found = found.map(Tensor.detach)
         if found.labels is None:
-            found = Views(found.x, found.y, _labels(batch, len(found.x)))
+            found = Views(found.x, found.y, labels_of(batch, len(found.x), self.labels))
         return found
 
-    def _default_views(self) -> Views:
-        dicts = [call.output for call in self._forward if isinstance(call.output, Mapping)]
-        # Under DDP the whole step runs through forward; its result has a loss.
-        dicts = [output for output in dicts if "loss" not in output]
-        features = [output["z"] for output in dicts if isinstance(output.get("z"), Tensor)]
-        if features:
-            return _paired(features, "forward's 'z'")
-        if self._criterion is None:
-            keys = sorted({str(key) for output in dicts for key in output})
-            seen = f"; forward returned {keys}, no 'z'" if keys else ""
-            raise RefusedError(f"{self._no_criterion}{seen}; {_REMEDY}")
-        if not self._criterion_calls:
-            raise RefusedError(f"the criterion was not called in the step; {_REMEDY}")
-        return _criterion_views(self._criterion, self._criterion_calls[0])
+    def _choose(self, batch: Any) -> Views:
+        """Take the first source that has features, and keep to it."""
+        reasons: list[str] = []
+        for what, source in self._sources():
+            try:
+                found = source(batch)
+            except RefusedError as error:
+                reasons.append(str(error))
+                continue
+            self.measured, self._views = what, source
+            return found
+        raise RefusedError(f"{'; '.join(dict.fromkeys(filter(None, reasons)))}; {_REMEDY}")
 
-    def _refuse_prototypes(self, views: Views) -> None:
+    def _sources(self) -> Iterator[Source]:
+        if self.module is not None:
+            yield f"the output of {self.module!r}", self._of_module
+            return
+        assert self._found is not None
+        yield "forward's 'z'", self._of_forward
+        if not self._found.criteria:
+            yield "", _refuse("it has no criterion submodule")
+        for name, criterion in self._found.criteria.items():
+            yield f"the inputs of {name!r}", self._of_criterion(name, criterion)
+        yield "the embedding that forward returns", self._of_embedding
+        for name in self._called(self._found.children):
+            if self._record.embeds(name):
+                yield f"the embedding that {name!r} returns", self._of_output(name)
+        for name in self._trained(self._found.heads):
+            yield f"the output of {name!r}", self._of_output(name)
+        for name in self._trained(self._found.prototypes):
+            yield f"what the prototypes {name!r} score", self._of_output(name)
+        for name in self._trained({**self._found.backbones, **self._found.norms}):
+            yield f"the output of {name!r}", self._of_output(name)
+        for name in self._called(self._found.classifiers):
+            yield f"what the classifier {name!r} is given", self._of_output(name)
+        for name in self._trained(self._found.children):
+            yield f"the output of {name!r}", self._of_output(name)
+
+    def _called(self, modules: Mapping[str, nn.Module]) -> list[str]:
+        return [name for name in modules if self._record[name]]
+
+    def _trained(self, modules: Mapping[str, nn.Module]) -> list[str]:
+        """Those that were called, those with a gradient first."""
+        return sorted(self._called(modules), key=lambda name: not self._record.trained(name))
+
+    def _of_module(self, batch: Any) -> Views:
+        name = str(self.module)
+        calls = self._record[name]
+        if not calls:
+            raise RefusedError(f"module={name!r} was not called in the step")
+        if isinstance(calls[0].output, Tensor) and calls[0].output.dim() == 0:
+            return _two_views(name, calls[0])
+        return self._paired([call.output for call in calls], f"the output of {name!r}", batch)
+
+    def _of_forward(self, batch: Any) -> Views:
+        # Under DDP the whole step runs through forward; its result has a loss.
+        outputs = [o for o in self._forward() if isinstance(o, Mapping) and "loss" not in o]
+        features = [output["z"] for output in outputs if isinstance(output.get("z"), Tensor)]
+        if not features:
+            keys = sorted({str(key) for output in outputs for key in output})
+            raise RefusedError(f"forward returned {keys}, no 'z'" if keys else "")
+        return self._not_prototypes(paired(features, "forward's 'z'"))
+
+    def _of_criterion(self, name: str, criterion: nn.Module) -> Callable[[Any], Views]:
+        def take(batch: Any) -> Views:
+            calls = self._record[name]
+            if not calls:
+                raise RefusedError(f"the criterion {name!r} was not called in the step")
+            if is_criterion_of_torch(criterion):
+                raise RefusedError(
+                    f"{type(criterion).__name__} of torch compares predictions with targets, "
+                    "not two views"
+                )
+            if compares_scores(criterion):
+                raise RefusedError(f"{type(criterion).__name__} compares scores of prototypes")
+            return self._not_prototypes(_two_views(type(criterion).__name__, calls[0]))
+
+        return take
+
+    def _of_embedding(self, batch: Any) -> Views:
+        found = []
+        for output in self._forward():
+            value = embedding_of(output)
+            # Under DDP the same tensor is handed on by forward and by the step.
+            if isinstance(value, Tensor) and not any(value is other for other in found):
+                found.append(value)
+        if not found:
+            raise RefusedError("")
+        return self._paired(found, "the embedding", batch)
+
+    def _of_output(self, name: str) -> Callable[[Any], Views]:
+        def take(batch: Any) -> Views:
+            outputs = [call.output for call in self._record[name]]
+            if not outputs:
+                raise RefusedError(f"{name!r} was not called in the step")
+            return self._not_prototypes(self._paired(outputs, f"the output of {name!r}", batch))
+
+        return take
+
+    def _forward(self) -> Sequence[Any]:
+        return [call.output for call in self._record[""]]
+
+    def _paired(self, outputs: Sequence[Any], what: str, batch: Any) -> Views:
+        outputs = [pooled(vectors(output), self.pool) for output in outputs]
+        return paired(outputs, what, *samples_and_views(batch))
+
+    def _not_prototypes(self, views: Views) -> Views:
         width = views.x.shape[1]
         if width in self._prototypes:
             raise RefusedError(
                 f"the tensors are scores of the {width} prototypes of "
-                f"{self._prototypes[width]!r}, not features; {_REMEDY}"
+                f"{self._prototypes[width]!r}, not features"
             )
-
-    def _hook(self, module: nn.Module, calls: list[_Call]) -> None:
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            if self._listening:
-                # solo-learn's step later writes its loss into the dictionary that forward returned.
-                out = dict(out) if isinstance(out, Mapping) else out
-                calls.append(_Call((*args, *kwargs.values()), out))
-
-        self._handles.append(module.register_forward_hook(keep, with_kwargs=True))
+        return views
 
 
-_REMEDY = "name the submodule that returns the features with module=..., or give extract=..."
+def _refuse(reason: str) -> Callable[[Any], Views]:
+    def refuse(batch: Any) -> Views:
+        raise RefusedError(reason)
+
+    return refuse
 
 
-def _submodule(pl_module: nn.Module, name: str) -> nn.Module:
-    try:
-        return pl_module.get_submodule(name)
-    except AttributeError:
-        import difflib
+def _two_views(criterion: str, call: Call) -> Views:
+    """The inputs of a criterion.
 
-        names = [known for known, _ in pl_module.named_modules() if known]
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        children = [known for known, _ in pl_module.named_children()]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {children}"
-        raise RefusedError(f"module={name!r} names no submodule; {hint}") from None
-
-
-def _criterion(pl_module: nn.Module) -> tuple[nn.Module | None, str]:
-    children = dict(pl_module.named_children())
-    if "criterion" in children:
-        return children["criterion"], ""
-    names = [name for name in children if "criterion" in name or "loss" in name]
-    if len(names) == 1:
-        return children[names[0]], ""
-    if names:
-        return None, f"it has several criteria {names}: choose one with module=..."
-    return None, "it has no criterion submodule"
-
-
-def _criterion_views(criterion: nn.Module, call: _Call) -> Views:
-    name = type(criterion).__name__
-    if type(criterion).__module__ == "torch.nn.modules.loss":
-        raise RefusedError(
-            f"{name} of torch compares predictions with targets, not two views; {_REMEDY}"
-        )
+    Raises:
+        RefusedError: If they are not two views and nothing else.
+    """
     passed = [a for a in call.arguments if not isinstance(a, (bool, int, float, str, type(None)))]
     if (
         len(passed) != 2
-        or not all(_is_features(tensor) for tensor in passed)
+        or not all(is_features(tensor) for tensor in passed)
         or passed[0].shape != passed[1].shape
     ):
-        given = ", ".join(_describe(argument) for argument in passed) or "nothing"
+        given = ", ".join(describe(argument) for argument in passed) or "nothing"
         raise RefusedError(
-            f"{name} is not called with exactly two floating (n, d) tensors of equal shape "
-            f"but with {given}; {_REMEDY}"
+            f"{criterion} is not called with exactly two floating (n, d) tensors of equal shape "
+            f"but with {given}"
         )
-    x, y = passed
-    # The side with a gradient is trained; the other may come from a memory bank.
-    return Views(y, x) if y.requires_grad and not x.requires_grad else Views(x, y)
-
-
-def _named_views(pl_module: nn.Module, name: str, calls: list[_Call]) -> Views:
-    if not calls:
-        raise RefusedError(f"module={name!r} was not called in the step; {_REMEDY}")
-    outputs = [call.output for call in calls]
-    if isinstance(outputs[0], Tensor) and outputs[0].dim() == 0:
-        return _criterion_views(pl_module.get_submodule(name), calls[0])
-    return _paired(outputs, f"the output of {name!r}")
-
-
-def _paired(outputs: Sequence[Any], what: str) -> Views:
-    features = [_squeezed(output) for output in outputs]
-    if not _is_features(features[0]):
-        raise RefusedError(
-            f"{what} is {_describe(outputs[0])}, not a floating (n, d) tensor; {_REMEDY}"
-        )
-    x = features[0]
-    if len(features) > 1 and _is_features(features[1]) and features[1].shape == x.shape:
-        return Views(x, features[1])
-    return Views(x)
-
-
-def _squeezed(output: Any) -> Any:
-    if isinstance(output, Tensor) and output.dim() > 2 and output[0, :].numel() == output.shape[1]:
-        return output.flatten(1)
-    return output
-
-
-def _extracted(found: Any) -> Views:
-    if isinstance(found, Mapping):
-        unknown = set(found) - {"x", "y", "labels"}
-        if unknown or "x" not in found:
-            raise RefusedError(
-                f"extract= returned the keys {sorted(map(str, found))}; "
-                "'x' is needed, 'y' and 'labels' are allowed"
-            )
-        views = Views(found["x"], found.get("y"), found.get("labels"))
-    elif isinstance(found, (tuple, list)) and len(found) == 2:
-        views = Views(found[0], found[1])
-    else:
-        views = Views(found)
-    sides = [views.x] if views.y is None else [views.x, views.y]
-    if not all(_is_features(side) for side in sides) or len({s.shape for s in sides}) != 1:
-        given = ", ".join(_describe(side) for side in sides)
-        raise RefusedError(
-            f"extract= returned {given}; return features (n, d), a pair (x, y) of equal shape, "
-            "or a dictionary with 'x' and optionally 'y' and 'labels'"
-        )
-    if views.labels is not None and views.labels.shape != views.x.shape[:1]:
-        raise RefusedError(
-            f"extract= returned labels {_describe(views.labels)} for features "
-            f"{_describe(views.x)}; return one label a row"
-        )
-    return views
-
-
-def _prototypes(pl_module: nn.Module) -> dict[int, str]:
-    """Names of the layers that score prototypes, by the number of scores."""
-    return {
-        module.out_features: name
-        for name, module in pl_module.named_modules()
-        if name.rpartition(".")[2] in ("prototypes", "last_layer")
-        and isinstance(getattr(module, "out_features", None), int)
-    }
-
-
-def _is_features(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 2
-
-
-def _labels(batch: Any, rows: int) -> Tensor | None:
-    """The last 1-D integer tensor of the batch with one entry a row, where loaders put labels."""
-    found = None
-    items = batch.values() if isinstance(batch, Mapping) else batch
-    if not isinstance(batch, (Mapping, tuple, list)):
-        return None
-    for item in items:
-        if (
-            isinstance(item, Tensor)
-            and item.shape == (rows,)
-            and item.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
-        ):
-            found = item.detach()
-    return found
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+    return trained_first(passed[0], passed[1])

@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hsplugin.monitor.callback import GeometryMonitor
     from hsplugin_lightly.align_uniform_loss import AlignUniformLoss
-    from hsplugin_lightly.geometry_monitor import GeometryMonitor
 
 __all__ = ["AlignUniformLoss", "GeometryMonitor"]
 
 _MODULES = {
     "AlignUniformLoss": "hsplugin_lightly.align_uniform_loss",
-    "GeometryMonitor": "hsplugin_lightly.geometry_monitor",
+    "GeometryMonitor": "hsplugin.monitor.callback",
 }
 
 

@@ -17,15 +17,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hsplugin.monitor.callback import GeometryMonitor
     from hsplugin_solo.auxiliary import with_align_uniform
-    from hsplugin_solo.geometry_monitor import GeometryMonitor
     from hsplugin_solo.methods import AlignUniform, AlignUniformMoCo
     from hsplugin_solo.registry import register
 
 _HOME = {
     "AlignUniform": "hsplugin_solo.methods",
     "AlignUniformMoCo": "hsplugin_solo.methods",
-    "GeometryMonitor": "hsplugin_solo.geometry_monitor",
+    "GeometryMonitor": "hsplugin.monitor.callback",
     "register": "hsplugin_solo.registry",
     "with_align_uniform": "hsplugin_solo.auxiliary",
 }

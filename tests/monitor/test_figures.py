@@ -177,7 +177,7 @@ def unit(x: Tensor) -> Tensor:
 
 def test_what_is_drawn_is_spread_over_all_that_was_kept() -> None:
     from hsplugin.monitor.figures import MOST_POINTS, draw
-    from hsplugin.monitor.taps import Views
+    from hsplugin.monitor.views import Views
 
     angles = torch.linspace(0, 6, 2 * MOST_POINTS + 10)
     axes = draw(Views(torch.stack([angles.cos(), angles.sin()], dim=1)), []).axes[0]
@@ -224,3 +224,41 @@ def test_wandb_receives_figures(tmp_path: Path) -> None:
     assert summary["geometry/uniformity"] < 0
     assert summary["geometry/figure"]["_type"] == "images/separated"
     assert len(list(tmp_path.rglob("media/images/geometry/figure_*.png"))) == 2
+
+
+def test_mlflow_receives_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pytorch_lightning")
+    mlflow = pytest.importorskip("mlflow")
+    from hsplugin_lightly import GeometryMonitor
+    from pytorch_lightning.loggers import MLFlowLogger
+
+    from tests.monitor.recipes import Recipe, fit
+
+    # The file store, which needs no data base, has to be asked for since MLflow 3.
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlruns").as_uri()
+    logger = MLFlowLogger(tracking_uri=uri)
+    fit(Recipe(), [GeometryMonitor(figures=True, strict=True)], logger=logger)
+    client = mlflow.MlflowClient(uri)
+    files = [file.path for file in client.list_artifacts(logger.run_id, "geometry/figure")]
+    names = ["epoch-0000-step-00000005.png", "epoch-0001-step-00000010.png"]
+    assert files == [f"geometry/figure/{name}" for name in names]
+    assert client.get_run(logger.run_id).data.metrics["geometry/uniformity"] < 0
+
+
+def test_any_logger_with_log_image_receives_figures(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    from hsplugin_lightly import GeometryMonitor
+    from pytorch_lightning.loggers import CSVLogger
+
+    from tests.monitor.recipes import Recipe, fit
+
+    seen: list[tuple[str, bytes, int | None]] = []
+
+    class Own(CSVLogger):
+        def log_image(self, key: str, images: list[str], step: int | None = None) -> None:
+            seen.append((key, Path(images[0]).read_bytes()[:4], step))
+
+    monitor = GeometryMonitor(figures=True, strict=True)
+    fit(Recipe(), [monitor], logger=Own(tmp_path))
+    assert seen == [("geometry/figure", b"\x89PNG", step) for step in (5, 10)]

@@ -1,4 +1,4 @@
-"""Every example recipe of Lightly, from its repository, unmodified: measured, or refused and why.
+"""Every example recipe of Lightly, from its repository, unmodified: what is measured of it.
 
 The recipes come from a checkout of https://github.com/lightly-ai/lightly, either the one that
 HSPLUGIN_LIGHTLY_CHECKOUT names or a fresh clone. They run on a few random images with small
@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import random
-import re
 import runpy
 import subprocess
 import warnings
@@ -32,46 +31,49 @@ import torchvision
 from hsplugin_lightly import GeometryMonitor
 
 from hsplugin.monitor import GeometryWarning
+from tests.monitor.tapping import assert_values_are_by_definition, tapped
 
 REPOSITORY = "https://github.com/lightly-ai/lightly"
 
-MEASURED = [
-    "barlowtwins",
-    "byol",
-    "dcl",
-    "fastsiam",
-    "fda",
-    "moco",
-    "nnclr",
-    "simclr",
-    "simsiam",
-    "tico",
-    "vicreg",
-]
-SHAPES = r"not called with exactly two floating .* tensors of equal shape but with"
-LISTS = SHAPES + r".*a (list|tuple) of"
-TARGETS = r"of torch compares predictions with targets, not two views"
-SEVERAL = r"it has several criteria"
-REFUSED = {
-    "aim": TARGETS,
-    "capi": SHAPES,
-    "densecl": SEVERAL,
-    "detcon": SHAPES,
-    "dino": LISTS,
-    "dinov2": SEVERAL,
-    "frossl": LISTS,
-    "ibot": SEVERAL,
-    "lejepa": SHAPES,
-    "mae": TARGETS,
-    "mmcr": SHAPES,
-    "msn": SHAPES,
-    "pixio": TARGETS,
-    "pmsn": SHAPES,
-    "simmim": TARGETS,
-    "smog": TARGETS,
-    "swav": LISTS,
-    "swav_queue": LISTS,
-    "vicregl": LISTS,
+CRITERION = "the inputs of 'criterion'"
+HEAD = "the output of 'projection_head'"
+ANCHOR = "the output of 'anchor_projection_head'"
+MEASURED = {
+    "barlowtwins": CRITERION,
+    "byol": CRITERION,
+    "dcl": CRITERION,
+    "densecl": "the inputs of 'criterion_global'",
+    "detcon": HEAD,
+    "dino": "what the prototypes 'student_head.last_layer' score",
+    "dinov2": "what the prototypes 'student_head.dino_head.last_layer' score",
+    "fastsiam": CRITERION,
+    "fda": CRITERION,
+    "frossl": HEAD,
+    "ibot": "what the prototypes 'student_head.last_layer' score",
+    "lejepa": HEAD,
+    "mmcr": HEAD,
+    "moco": CRITERION,
+    "msn": ANCHOR,
+    "nnclr": CRITERION,
+    "pmsn": ANCHOR,
+    "simclr": CRITERION,
+    "simsiam": CRITERION,
+    "smog": HEAD,
+    "swav": HEAD,
+    "swav_queue": HEAD,
+    "tico": CRITERION,
+    "vicreg": CRITERION,
+    "vicregl": HEAD,
+}
+# Their trained networks see one view, or none that is not masked.
+WITHOUT_A_PAIR = {"msn", "pmsn", "smog"}
+# They have no features but tokens: pooled, of these submodules.
+TOKENS = {
+    "aim": "the output of 'backbone'",
+    "capi": "the output of 'student_head'",
+    "mae": "the output of 'backbone.vit.norm'",
+    "pixio": "the output of 'backbone.vit.norm'",
+    "simmim": "the output of 'backbone.vit.encoder.ln'",
 }
 # Only a note that refers to another example.
 WITHOUT_A_MODEL = {"ijepa"}
@@ -163,7 +165,7 @@ def refusals(caught: list[warnings.WarningMessage]) -> list[str]:
 @pytest.mark.slow
 def test_every_recipe_is_tabled(recipes: Path) -> None:
     found = {path.stem for path in recipes.glob("*.py")}
-    assert found == {*MEASURED, *REFUSED, *WITHOUT_A_MODEL}
+    assert found == {*MEASURED, *TOKENS, *WITHOUT_A_MODEL}
 
 
 @pytest.mark.slow
@@ -172,48 +174,50 @@ def test_recipe_is_measured_and_its_weights_stay_the_same(
     recipes: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor = GeometryMonitor(every_n_steps=1)
+    seen = tapped(monitor)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         watched = run(recipes / f"{name}.py", [monitor], monkeypatch)
+    assert monitor.measured == MEASURED[name]
     (row,) = monitor.history
-    assert {"alignment", "uniformity", "uniformity_gap"} <= set(row)
-    assert 0 < row["alignment"] <= 4
-    assert -8 <= row["uniformity"] <= 0
-    assert all("rank" in text or "wasserstein" in text for text in refusals(caught))
+    assert_values_are_by_definition(row, seen)
+    assert ("alignment" in row) == (name not in WITHOUT_A_PAIR)
+    expected = {"rank", "wasserstein", "pair of views"}
+    assert all(any(word in text for word in expected) for text in refusals(caught))
     alone = run(recipes / f"{name}.py", [], monkeypatch)
     assert watched.keys() == alone.keys()
     assert all(torch.equal(watched[key], alone[key]) for key in alone)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REFUSED)
-def test_recipe_is_refused_once_with_the_reason(
+@pytest.mark.parametrize("name", TOKENS)
+def test_recipe_of_tokens_is_measured_if_they_are_pooled(
     recipes: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor = GeometryMonitor(every_n_steps=1)
+    monitor = GeometryMonitor(["uniformity"], every_n_steps=1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run(recipes / f"{name}.py", [monitor], monkeypatch)
     assert monitor.history == []
     (reason,) = refusals(caught)
-    assert re.search(REFUSED[name], reason), reason
-    assert "module=" in reason
+    assert "pool='mean'" in reason
+    monitor = GeometryMonitor(["uniformity"], every_n_steps=1, pool="mean", strict=True)
+    seen = tapped(monitor)
+    run(recipes / f"{name}.py", [monitor], monkeypatch)
+    assert monitor.measured == TOKENS[name]
+    assert_values_are_by_definition(monitor.history[0], seen)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "module"),
     [
-        ("densecl", "criterion_global"),
-        ("mmcr", "projection_head"),
-        ("frossl", "projection_head"),
-        ("swav", "projection_head"),
+        ("densecl", "criterion_local"),
         ("byol", "projection_head"),
-        ("lejepa", "projection_head"),
         ("simclr", "backbone"),
     ],
 )
-def test_refused_recipe_is_measured_where_the_submodule_is_named(
+def test_recipe_is_measured_where_the_submodule_is_named(
     recipes: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor = GeometryMonitor(every_n_steps=1, module=module, strict=True)

@@ -56,6 +56,12 @@ def assert_identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert torch.equal(one[name], other[name]), name
 
 
+def assert_nothing_is_held(monitor: GeometryMonitor) -> None:
+    for watched in monitor._watched.values():
+        assert not len(watched.taps._record)
+        assert not any(map(len, watched.samples.values()))
+
+
 class Stop(Callback):
     """Interrupts a training after so many batches, leaving a checkpoint."""
 
@@ -153,6 +159,98 @@ def test_validation_alone_is_measured_too() -> None:
     assert float(trainer.callback_metrics["geometry/val_uniformity"]) == pytest.approx(value)
 
 
+def test_a_test_is_measured_like_a_validation() -> None:
+    class Tested(Validated):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.validation_step(batch, batch_idx)
+
+    import pytorch_lightning
+
+    module, monitor = Tested(), GeometryMonitor(strict=True)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pytorch_lightning.Trainer(callbacks=[monitor], accelerator="cpu", **options)
+    trainer.test(module, loader(seed=3), verbose=False)
+    for name, value in expected(module.validated).items():
+        found = float(trainer.callback_metrics[f"geometry/test_{name}"])
+        assert found == pytest.approx(value, abs=1e-5)
+    assert len(monitor.test_history) == 1
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_two_representations_are_watched_side_by_side(tmp_path: Path) -> None:
+    module = Recipe()
+    features: list[Tensor] = []
+    module.backbone.register_forward_hook(lambda *call: features.append(call[2].detach().clone()))
+    names = ["backbone", "projection_head"]
+    monitor = GeometryMonitor(module=names, every_n_steps=1, figures=True, strict=True)
+    trainer = fit(module, [monitor], max_epochs=1, default_root_dir=tmp_path)
+    pairs = {
+        "backbone": list(zip(features[::2], features[1::2], strict=True)),
+        "projection_head": [(a, b) for _, _, a, b in module.seen],
+    }
+    for part, two in pairs.items():
+        for name, value in expected(two).items():
+            found = float(trainer.callback_metrics[f"geometry/{part}/{name}"])
+            assert found == pytest.approx(value, abs=1e-5)
+            assert monitor.history[0][f"{part}/{name}"] == pytest.approx(value, abs=1e-5)
+        assert (tmp_path / "geometry" / part / "epoch-0000-step-00000005.png").exists()
+    assert monitor.measured == "the output of 'backbone'; the output of 'projection_head'"
+
+
+def test_one_representation_that_is_missing_leaves_the_other_alone() -> None:
+    monitor = GeometryMonitor(module=["backbone", "head"], every_n_steps=1)
+    with pytest.warns(GeometryWarning, match=r"geometry/head monitor: .* names no submodule"):
+        fit(Recipe(), [monitor], max_epochs=1)
+    assert set(monitor.history[0]) > {"epoch", "backbone/uniformity"}
+    assert not any(name.startswith("head/") for name in monitor.history[0])
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_a_skipped_step_counts_as_nothing(manual: bool) -> None:
+    class Skipping(Recipe):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = not manual
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+            if batch_idx in (0, 2):
+                return None
+            loss = super().training_step(batch, batch_idx)
+            if not manual:
+                return loss
+            self.manual_backward(loss)
+            return None
+
+    module, monitor = Skipping(), GeometryMonitor(every_n_steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GeometryWarning)
+        fit(module, [monitor], max_epochs=1)
+    value = expected([(a, b) for _, _, a, b in module.seen])["uniformity"]
+    assert len(module.seen) == 3
+    assert monitor.history[0]["uniformity"] == pytest.approx(value, abs=1e-5)
+
+
+def test_a_manual_optimisation_without_features_is_told_at_the_end_of_the_epoch() -> None:
+    class Nothing(Recipe):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            return None
+
+    with pytest.warns(GeometryWarning, match="Nothing is not measured: the criterion"):
+        fit(Nothing(), [GeometryMonitor(every_n_steps=1)], max_epochs=1)
+
+
+def test_what_is_measured_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = GeometryMonitor(every_n_steps=1)
+    with caplog.at_level("INFO"):
+        fit(Validated(), [monitor], validation=loader(seed=3))
+    said = [r.getMessage() for r in caplog.records if r.name == "pytorch_lightning.hsplugin"]
+    assert said == ["geometry monitor: measures the inputs of 'criterion' of Validated"]
+
+
 def test_step_values_are_those_of_the_latest_sampled_batch() -> None:
     module = Recipe()
     trainer = fit(module, [GeometryMonitor(every_n_steps=3)], max_epochs=1)
@@ -169,9 +267,10 @@ def test_step_values_are_those_of_the_latest_sampled_batch() -> None:
         {"every_n_steps": 1},
         {"every_n_steps": 2, "figures": True},
         {"module": "projection_head"},
+        {"module": ["backbone", "projection_head"], "every_n_steps": 1},
         {"extract": lambda module, outputs, batch: (module(batch[0]), module(batch[0] + 1))},
     ],
-    ids=["every step", "figures", "submodule", "extract"],
+    ids=["every step", "figures", "submodule", "two", "extract"],
 )
 def test_weights_are_bit_identical_with_and_without(options: dict, tmp_path: Path) -> None:
     without, watched = Validated(), Validated()
@@ -270,7 +369,7 @@ def test_samples_are_bounded_and_spread_over_the_epoch() -> None:
         rows: list[int]
 
         def on_train_batch_end(self, *_: Any) -> None:
-            self.rows = [*getattr(self, "rows", []), len(monitor._samples)]
+            self.rows = [*getattr(self, "rows", []), len(monitor._watched[""].samples[""])]
 
     monitor, peek, module = GeometryMonitor(every_n_steps=1, max_samples=30), Peek(), Recipe()
     trainer = fit(module, [monitor, peek], train=loader(rows=12 * 11), max_epochs=1)
@@ -285,7 +384,7 @@ def test_nothing_is_left_in_the_module() -> None:
     fit(module, [monitor])
     hooks = [m._forward_hooks or m._forward_pre_hooks for m in module.modules()]
     assert not any(hooks)
-    assert not monitor._taps._criterion_calls and not len(monitor._samples)
+    assert_nothing_is_held(monitor)
 
 
 def test_a_second_training_starts_a_history_of_its_own() -> None:
@@ -315,7 +414,7 @@ def test_nothing_is_left_in_the_module_of_a_training_that_failed() -> None:
     with pytest.raises(RuntimeError, match="out of data"):
         fit(module, [monitor])
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
-    assert not monitor._taps._criterion_calls
+    assert_nothing_is_held(monitor)
 
 
 class Recorded(TorchDispatchMode):
@@ -499,6 +598,9 @@ def test_wide_features_are_spared_the_spectrum_unless_asked_for() -> None:
         ({"max_samples": 1}, ValueError, "max_samples must be at least 2"),
         ({"prefix": ""}, ValueError, "prefix"),
         ({"module": "head", "extract": print}, ValueError, "not both"),
+        ({"module": ["head", "head"]}, ValueError, "twice"),
+        ({"module": []}, TypeError, "module must be the name"),
+        ({"module": 3}, TypeError, "module must be the name"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict, error: type, message: str) -> None:

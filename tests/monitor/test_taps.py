@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
-import re
+import pickle
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hsplugin.monitor.samples import Samples
-from hsplugin.monitor.taps import RefusedError, Taps, Views
+from hsplugin.monitor.taps import Taps
+from hsplugin.monitor.views import RefusedError, Views
 
 
 class Model(nn.Module):
@@ -114,22 +117,162 @@ def test_scores_of_prototypes_are_refused() -> None:
     assert found(Taps(), model, lambda: model.criterion(Z, Z)).x.shape == (6, 5)
 
 
-def test_several_criteria_are_not_guessed_among() -> None:
-    model = Model(criterion_global=Criterion(), criterion_local=Criterion())
-    names = re.escape("['criterion_global', 'criterion_local']")
-    with pytest.raises(RefusedError, match=f"several criteria {names}: choose one with module="):
-        found(Taps(), model, lambda: model.criterion_local(Z, Z))
-    views = found(Taps(module="criterion_local"), model, lambda: model.criterion_local(Z, -Z))
+def test_of_several_criteria_the_first_that_gets_two_views_counts() -> None:
+    model = Model(criterion_lists=Criterion(), criterion_local=Criterion(), loss_c=Criterion())
+
+    def step() -> None:
+        model.loss_c(-Z, Z)
+        model.criterion_lists([Z], [Z])
+        model.criterion_local(Z, -Z)
+
+    taps = Taps()
+    views = found(taps, model, step)
     assert torch.equal(views.x, Z) and torch.equal(views.y, -Z)
+    assert taps.measured == "the inputs of 'criterion_local'"
+    assert torch.equal(found(Taps(module="loss_c"), model, step).x, -Z)
 
 
 def test_no_criterion_and_an_uncalled_one_are_told_apart() -> None:
-    with pytest.raises(RefusedError, match="it has no criterion submodule; name the submodule"):
+    with pytest.raises(RefusedError, match=r"^it has no criterion submodule; name the submodule"):
         found(Taps(), Model(), lambda: None)
-    with pytest.raises(RefusedError, match="the criterion was not called"):
+    with pytest.raises(RefusedError, match="the criterion 'criterion' was not called"):
         found(Taps(), Model(criterion=Criterion()), lambda: None)
     with pytest.raises(RefusedError, match="module='backbone' was not called"):
         found(Taps(module="backbone"), Model(), lambda: None)
+
+
+def test_a_criterion_is_found_at_any_depth_but_not_that_of_a_probe() -> None:
+    method = Model(simclr_loss=Criterion())
+    probe = nn.ModuleDict({"criterion": Criterion()})
+    model = Model(method=method, online_probe=probe)
+
+    def step() -> None:
+        probe["criterion"](Z + 1, Z)
+        method.simclr_loss(Z, -Z)
+
+    taps = Taps()
+    assert torch.equal(found(taps, model, step).y, -Z)
+    assert taps.measured == "the inputs of 'method.simclr_loss'"
+
+
+@dataclasses.dataclass
+class Output:
+    loss: Tensor
+    embedding: Tensor
+
+
+@pytest.mark.parametrize("kind", [dict, Output])
+@pytest.mark.parametrize("whole", [True, False], ids=["of the module", "of a part"])
+def test_the_embedding_of_an_output_is_taken_and_its_views_apart(kind: Any, whole: bool) -> None:
+    class Method(Model):
+        def forward(self, x: Tensor) -> Any:
+            z = super().forward(x)
+            return kind(loss=z.sum(), embedding=torch.cat([z, -z]).detach())
+
+    method, (a, b) = Method(), batch()
+    model = method if whole else nn.ModuleDict({"method": method})
+    taps = Taps()
+    views = found(taps, model, lambda: method(a), {"view": [a, b], "label": torch.arange(6)})
+    z = method.projection_head(method.backbone(a).flatten(1))
+    assert torch.equal(views.x, z) and torch.equal(views.y, -z)
+    assert torch.equal(views.labels, torch.arange(6))
+    assert taps.measured == f"the embedding that {'forward' if whole else repr('method')} returns"
+
+
+def test_a_projection_head_stands_in_for_a_criterion_of_lists() -> None:
+    model = Model(criterion=Criterion(), teacher_head=nn.Linear(4, 5))
+    a, b = batch()
+
+    def step() -> None:
+        with torch.no_grad():
+            model.teacher_head(model.backbone(b).flatten(1))
+        z = model(a), model(b)
+        model.criterion(list(z), list(z))
+
+    taps = Taps()
+    views = found(taps, model, step)
+    assert taps.measured == "the output of 'projection_head'"
+    assert torch.equal(views.x, model(a)) and torch.equal(views.y, model(b))
+
+
+def test_what_the_prototypes_of_a_head_score_is_measured() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Linear(4, 3)
+            self.last_layer = nn.Linear(3, 7, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last_layer(self.layers(x))
+
+    head, taps = Head(), Taps()
+    a, b = torch.randn(2, 6, 4)
+    model = nn.ModuleDict({"student_head": head})
+    views = found(taps, model, lambda: (head(a), head(b)))
+    assert taps.measured == "what the prototypes 'student_head.last_layer' score"
+    assert torch.equal(views.x, head.layers(a))
+    assert torch.equal(views.y, head.layers(b))
+
+
+@pytest.mark.parametrize("name", ["encoder", "net"])
+def test_a_module_without_a_head_has_its_backbone_measured(name: str) -> None:
+    model = nn.ModuleDict({"decoder": nn.Linear(4, 2), name: Model().backbone})
+    a, b = batch()
+    taps = Taps()
+    views = found(
+        taps, model, lambda: [model["decoder"](model[name](x).flatten(1)) for x in (a, b)]
+    )
+    assert taps.measured == f"the output of {name!r}"
+    assert torch.equal(views.x, model[name](a).flatten(1))
+
+
+def test_what_a_classifier_is_given_is_measured_where_nothing_else_is() -> None:
+    model = nn.ModuleDict({"encoder": nn.Conv2d(3, 4, 1), "classifier": nn.Linear(4, 2)})
+    a, _ = batch()
+    features = model["encoder"](a).mean((2, 3))
+    taps = Taps()
+    views = found(taps, model, lambda: model["classifier"](model["encoder"](a).mean((2, 3))))
+    assert taps.measured == "what the classifier 'classifier' is given"
+    assert torch.equal(views.x, features)
+
+
+def test_several_views_in_one_call_are_taken_apart_and_tokens_are_not() -> None:
+    model, (a, b) = Model(), batch()
+    taps = Taps(module="projection_head")
+    views = found(taps, model, lambda: model(torch.cat([a, b, a])), ([a, b, a], torch.arange(6)))
+    assert torch.allclose(views.x, model(a)) and torch.allclose(views.y, model(b))
+    assert torch.equal(views.labels, torch.arange(6))
+    # More sets of rows than there are views are tokens, region by region.
+    views = found(taps, model, lambda: model(torch.cat([a, b, a])), (a, torch.arange(6)))
+    assert len(views.x) == 18 and views.y is None and views.labels is None
+
+
+@pytest.mark.parametrize(
+    ("pool", "change"), [("mean", lambda t: t.mean(1)), ("cls", lambda t: t[:, 0])]
+)
+def test_tokens_are_pooled_if_asked(pool: Any, change: Any) -> None:
+    tokens = torch.randn(6, 9, 4)
+    model = nn.ModuleDict({"backbone": nn.Linear(4, 5)})
+    views = found(Taps(pool=pool), model, lambda: model["backbone"](tokens))
+    assert torch.equal(views.x, change(model["backbone"](tokens)))
+    with pytest.raises(RefusedError, match=r"a tensor of 3 dimensions.*pool='mean'"):
+        found(Taps(), model, lambda: model["backbone"](tokens))
+    with pytest.raises(ValueError, match="pool must be 'mean', 'cls' or None, got 'max'"):
+        Taps(pool="max")
+
+
+def test_what_was_measured_first_is_kept_to() -> None:
+    model, (a, b) = Model(criterion=Criterion()), batch()
+    taps = Taps()
+    taps.install(model)
+    taps.listen()
+    model.criterion(model(a), model(b))
+    taps.views(model, None, None)
+    taps.listen()
+    model(a)
+    with pytest.raises(RefusedError, match="'criterion' was not called"):
+        taps.views(model, None, None)
+    taps.remove()
 
 
 def test_submodule_pairs_the_two_first_calls() -> None:
@@ -249,30 +392,69 @@ def test_extract_disturbs_neither_modes_nor_statistics_nor_random_state() -> Non
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
+LABELS, INDICES = torch.arange(6) % 2, torch.arange(6)
+
+
 @pytest.mark.parametrize(
-    "layout",
+    ("layout", "where"),
     [
-        lambda labels: ([Z, Z], labels, ["a", "b"]),  # Lightly: views, labels, file names
-        lambda labels: [torch.zeros(6, dtype=torch.long), [Z, Z], labels],  # solo-learn
-        lambda labels: {"image": Z, "label": labels},
+        (([Z, Z], LABELS, ["a", "b"]), None),  # Lightly: views, labels, file names
+        ([INDICES, [Z, Z], LABELS], None),  # solo-learn
+        ({"image": Z, "label": LABELS}, None),
+        ({"image": Z, "label": LABELS, "sample_idx": INDICES}, None),
+        ({"image": Z, "color": LABELS, "idx": INDICES}, None),
+        ({"image": Z, "color": LABELS, "shape": INDICES}, "color"),
+        ((Z, LABELS, INDICES), 1),
+        ((Z, INDICES, LABELS), -1),
     ],
 )
-def test_labels_are_the_last_integers_of_the_batch(layout: Any) -> None:
-    model, labels = Model(criterion=Criterion()), torch.arange(6)
-    views = found(Taps(), model, lambda: model.criterion(Z, Z), layout(labels))
-    assert torch.equal(views.labels, labels)
+def test_labels_of_the_batch_are_found(layout: Any, where: str | int | None) -> None:
+    model = Model(criterion=Criterion())
+    views = found(Taps(labels=where), model, lambda: model.criterion(Z, Z), layout)
+    assert torch.equal(views.labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("labels", r"labels='labels' is not in the batch, which has \['image', 'label'\]"),
+        (1, "labels=1 is not in the batch"),
+        ("image", r"labels='image' is float32 \(6, 5\), not one integer for each of 6 rows"),
+    ],
+)
+def test_labels_that_are_not_there_are_refused(where: str | int, message: str) -> None:
+    model = Model(criterion=Criterion())
+    with pytest.raises(RefusedError, match=message):
+        layout = {"image": Z, "label": LABELS}
+        found(Taps(labels=where), model, lambda: model.criterion(Z, Z), layout)
+    with pytest.raises(TypeError, match="labels must be the key or the position"):
+        Taps(labels=1.5)
 
 
 def test_nothing_is_kept_when_not_listening() -> None:
     model, taps = Model(criterion=Criterion()), Taps()
     taps.install(model)
     model.criterion(Z, Z)
-    assert not taps._criterion_calls
+    assert not len(taps._record)
     taps.listen()
     model.criterion(Z, Z)
-    assert taps._criterion_calls
+    assert len(taps._record)
     taps.stop()
-    assert not taps._criterion_calls
+    assert not len(taps._record)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_of_the_module_records_nothing_and_needs_no_hsplugin(copied: Any) -> None:
+    model, (a, _), taps = Model(), batch(), Taps()
+    taps.install(model)
+    taps.listen()
+    twin = copied(model)
+    assert torch.equal(twin(a), twin.projection_head(twin.backbone(a).flatten(1)))
+    assert not len(taps._record)
+    hooks = [hook for m in twin.modules() for hook in m._forward_hooks.values()]
+    assert hooks and b"hsplugin.monitor" not in pickle.dumps(hooks)
+    model(a)
+    assert len(taps._record)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 40, 173])

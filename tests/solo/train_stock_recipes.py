@@ -76,12 +76,17 @@ def train(recipe: Path, images: Path, out: Path) -> None:
     fit = main_pretrain.Trainer.fit
 
     def keep(module: Any, inputs: Any, output: Any) -> None:
-        if isinstance(output, dict) and "z" in output:
+        if recipe.stem == "dino":  # "z" holds scores
+            embeddings.append(inputs[0].detach().clone())
+        elif recipe.stem == "mae":  # there is no "z", but the backbone returns features and more
+            embeddings.append(output[0].detach().clone())
+        elif isinstance(output, dict) and "z" in output:
             embeddings.append(output["z"].detach().clone())
 
     def watched(self: Any, model: Any, *rest: Any, **named: Any) -> None:
         models.append(model)
-        model.register_forward_hook(keep)
+        part = {"dino": "head.last_layer", "mae": "backbone"}.get(recipe.stem, "")
+        model.get_submodule(part).register_forward_hook(keep)
         fit(self, model, *rest, **named)
         logged.update({key: float(value) for key, value in self.callback_metrics.items()})
 
