@@ -236,7 +236,7 @@ class Taps:
         return take
 
     def _of_embedding(self, batch: Any) -> Views:
-        found = []
+        found: list[Tensor] = []
         for output in self._forward():
             value = embedding_of(output)
             # Under DDP the same tensor is handed on by forward and by the step.
