@@ -334,11 +334,7 @@ class AlignUniformLoss(SphereLoss):
             uniform = zero(x)
         else:
             uniform = mean_potential(
-                x,
-                None,
-                check_t(self.t),
-                gather_distributed=self.gather_distributed,
-                backend=self.backend,
+                x, None, check_t(self.t), True, False, self.gather_distributed, self.backend
             )
         align = self._alignment(x, pairs, self.alpha, labels)
         loss = self.align_weight * align + self.uniform_weight * uniform
