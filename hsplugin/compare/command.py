@@ -20,8 +20,10 @@ from hsplugin.lab.settings import Machine, RunSettings
 FIRST_METHODS = [
     *("align_uniform", "align_uniform_tau", "simclr", "hypersphere", "barlowtwins", "vicreg"),
 ]
-FILES = ("results.csv", "history.csv", "differences.csv", "tuning.csv", "summary.md")
-FILES += ("plane.png", "histograms.png")
+FILES = [
+    *("results.csv", "history.csv", "differences.csv", "tuning.csv"),
+    *("summary.md", "plane.png", "histograms.png"),
+]
 DEFAULTS: dict[str, Any] = {
     **defaults_of(RunSettings, Machine, without=["seed"]),
     "methods": FIRST_METHODS,

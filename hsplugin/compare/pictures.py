@@ -73,6 +73,7 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
     axes.grid(alpha=0.25)
     legend = axes.legend(frameon=True, fontsize=8)
     for handle in legend.legend_handles:
+        handle.set_array(None)  # colours mean accuracy, not method
         handle.set_facecolor("white")
     if points is not None:
         figure.colorbar(points, ax=axes, label=f"{accuracy} accuracy on test images, %")

@@ -213,9 +213,10 @@ def _legend(groups: Sequence[Group]) -> str:
         sure = "other seeds may change more than the marks tell"
     return f"""In brackets the standard error of the mean, from {scope}
 ({images} test images). {MARK} marks the best of a column and what cannot be told apart from it:
-{sure}. The squared standard error of a difference is the variance
-over images of the difference of mean answers / n, plus each method's variance over seeds / seeds:
-paired by image, thus smaller than the brackets suggest. *differences.csv* has every pair of rows.
+{sure}.
+The squared standard error of a difference is the variance over images of the difference of mean
+answers / n, plus each method's variance over seeds / seeds: paired by image, thus smaller than the
+brackets suggest. *differences.csv* has every pair of rows.
 
 """
 
