@@ -69,7 +69,7 @@ MEASURED = {
 WITHOUT_A_PAIR = {"msn", "pmsn", "smog"}
 # They have no features but tokens: pooled, of these submodules.
 TOKENS = {
-    "aim": "the output of 'backbone'",
+    "aim": "the output of 'backbone.norm'",
     "capi": "the output of 'student_head'",
     "mae": "the output of 'backbone.vit.norm'",
     "pixio": "the output of 'backbone.vit.norm'",
