@@ -121,6 +121,11 @@ class SphereLoss(nn.Module):
         """Whether single rows have no others to be uniform with, on any rank; warns once."""
         if self.gather_distributed and world_size() > 1:
             return False
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            raise ValueError(
+                "torch.jit.trace got an example of one row, whose uniformity is the constant 0 and "
+                "would stay so for every batch; trace with an example of two rows or more"
+            )
         if self._first("pairs", views):
             self._warn(
                 "got a batch of one row: it has no pairs, so uniformity counts as 0, without a "
