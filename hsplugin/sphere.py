@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from itertools import combinations
@@ -148,7 +149,11 @@ class SphereLoss(nn.Module):
         )
 
     def _warn(self, message: str) -> None:
-        warnings.warn(f"{type(self).__name__} {message}", stacklevel=8)
+        """Warn at the line that called the loss, however deep in modules it is."""
+        frame, level = inspect.currentframe(), 1
+        while frame and frame.f_globals.get("__name__", "").startswith(("hsplugin", "torch.")):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(f"{type(self).__name__} {message}", stacklevel=level)
 
     @torch.no_grad()
     def _warn_if_unnormalised(self, z: Tensor) -> None:
