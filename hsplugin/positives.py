@@ -23,7 +23,8 @@ def class_alignment(
 
     For alpha = 2 the sum over the pairs of a class of m rows with mean :math:`\mu` is
     :math:`m \sum_i \|x_i - \mu\|^2`, so that time and memory are O(N d). For other alphas time is
-    N d times the size of the largest class, and memory still O(N d).
+    N d times the size of the largest class, and memory still O(N d); compiled, traced or
+    transformed, where no value may be read, both are O(N^2 d).
 
     Args:
         x: Features (N, d).
@@ -44,10 +45,11 @@ def class_alignment(
     # Sorted classes become 0, 1, ... without the host's waiting for how many there are.
     labels, order = labels.sort()
     x = x[order]
-    changes = (labels.diff() != 0).long()
-    classes = torch.cat([changes.new_zeros(min(1, len(x))), changes]).cumsum(0)
-    ones = x.new_ones(len(x))
-    rows_of = x.new_zeros(len(x)).index_add(0, classes, ones)  # of each class
+    changes = (labels[1:] != labels[:-1]).long()
+    # Sizes are taken from tensors, as a number would stay in a trace or an export.
+    classes = torch.cat([torch.zeros_like(labels[:1], dtype=torch.long), changes]).cumsum(0)
+    ones = torch.ones_like(labels, dtype=x.dtype)
+    rows_of = torch.zeros_like(ones).index_add(0, classes, ones)  # of each class
     rows = rows_of[classes]  # of the class of each row
     anchors = (rows > 1).sum().clamp(min=1)
     weights = (rows > 1) / (rows - 1).clamp(min=1) / anchors  # of each ordered pair
@@ -55,16 +57,18 @@ def class_alignment(
         means = torch.zeros_like(x).index_add(0, classes, x) / rows_of.clamp(min=1)[:, None]
         deviations = (x - means[classes]).square().sum(dim=1)
         align = (2 * rows * weights * deviations).sum()
+    elif is_traced(x):
+        same = classes.unsqueeze(1) == classes
+        distances = pair_distances(x.unsqueeze(1), x, alpha)
+        align = (distances * same * weights.unsqueeze(1)).sum()
     else:
         align, weights = 0 * x.sum(), 2 * weights
         for shift in range(1, int(rows_of.max()) if len(x) else 0):
             arguments = x, classes, weights, shift, alpha
-            if is_traced(x):
-                align = align + _shifted(*arguments)
-            else:  # or the distances of every shift would wait for the backward pass
-                align = align + checkpoint(
-                    _shifted, *arguments, use_reentrant=False, preserve_rng_state=False
-                )
+            # Checkpointed, or the distances of every shift would wait for the backward pass.
+            align = align + checkpoint(
+                _shifted, *arguments, use_reentrant=False, preserve_rng_state=False
+            )
     if ranks > 1:  # DDP divides the gradient by the number of ranks
         multiplied = ranks * align
         align = multiplied + (align - multiplied).detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from itertools import combinations
@@ -121,6 +122,11 @@ class SphereLoss(nn.Module):
         """Whether single rows have no others to be uniform with, on any rank; warns once."""
         if self.gather_distributed and world_size() > 1:
             return False
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            raise ValueError(
+                "torch.jit.trace got an example of one row, whose uniformity is the constant 0 and "
+                "would stay so for every batch; trace with an example of two rows or more"
+            )
         if self._first("pairs", views):
             self._warn(
                 "got a batch of one row: it has no pairs, so uniformity counts as 0, without a "
@@ -143,7 +149,11 @@ class SphereLoss(nn.Module):
         )
 
     def _warn(self, message: str) -> None:
-        warnings.warn(f"{type(self).__name__} {message}", stacklevel=8)
+        """Warn at the line that called the loss, however deep in modules it is."""
+        frame, level = inspect.currentframe(), 1
+        while frame and frame.f_globals.get("__name__", "").startswith(("hsplugin", "torch.")):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(f"{type(self).__name__} {message}", stacklevel=level)
 
     @torch.no_grad()
     def _warn_if_unnormalised(self, z: Tensor) -> None:

@@ -146,6 +146,24 @@ def test_a_trace_holds_no_value_of_its_example(name, dtype, with_gradient):
                 torch.testing.assert_close(one.grad, other.grad)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_a_trace_holds_no_class_of_its_example(alpha):
+    loss = hsplugin.AlignUniformLoss(alpha=alpha)
+    traced = torch.jit.trace(lambda x, c: loss(x, labels=c), (batch(8)[0], torch.arange(8) // 2))
+    for n, size in ((8, 4), (8, 1), (20, 7)):  # larger and smaller classes than those traced
+        x, labels = batch(n, seed=1)[0].requires_grad_(), torch.arange(n) // size
+        value, expected = traced(x, labels), loss(x, labels=labels)
+        torch.testing.assert_close(value, expected)
+        (gradient,) = torch.autograd.grad(value, x)
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected, x)[0])
+
+
+@pytest.mark.parametrize("loss", [hsplugin.AlignUniformLoss(), hsplugin.UniformLoss()])
+def test_a_trace_of_one_row_is_refused_as_its_uniformity_would_stay_zero(loss):
+    with pytest.raises(ValueError, match=r"trace with an example of two rows"):
+        torch.jit.trace(loss, batch(1))
+
+
 def test_a_traced_value_is_that_of_the_definition():
     traced = torch.jit.trace(hsplugin.UniformLoss(), batch(8)[0])
     x = batch(9, seed=1)[0]

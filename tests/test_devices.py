@@ -97,6 +97,9 @@ def test_a_step_and_its_derivatives_make_no_float64(monkeypatch):
         (gradient,) = torch.autograd.grad(loss(a, b), a, create_graph=True)
         gradient.square().sum().backward()
         torch.func.jacrev(torch.func.jacrev(loss))(a.detach(), b)
+        for alpha in (1.0, 2.0):
+            by_label = hsplugin.AlignUniformLoss(alpha=alpha, backend="tiled")
+            by_label(a, b, labels=torch.arange(8) // 3).backward()
 
 
 def test_forward_and_backward_pass_never_wait_for_the_device():

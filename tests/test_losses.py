@@ -265,6 +265,24 @@ def test_uniformity_of_one_row_is_zero_with_the_gradient_zero_or_nan():
         assert hsplugin.UniformLoss()(x + math.nan).isnan()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: hsplugin.AlignUniformLoss()(x[:1], x[:1]),
+        lambda x: hsplugin.AlignUniformLoss().components(x[:1], x[:1]),
+        lambda x: hsplugin.UniformLoss()(x[:1]),
+        lambda x: hsplugin.AlignLoss()(x, labels=torch.arange(4)),
+        lambda x: hsplugin.AlignLoss(normalize=False)(x, 2 * x),
+        lambda x: torch.nn.Sequential(hsplugin.UniformLoss(normalize=False))(2 * x),
+    ],
+)
+def test_warnings_point_to_the_line_that_called_the_loss(call):
+    with pytest.warns(UserWarning) as caught:
+        call(X)
+    assert caught[0].filename == __file__
+    assert caught[0].lineno == call.__code__.co_firstlineno
+
+
 X, Y = views(4, 3, torch.float32, 0)
 
 

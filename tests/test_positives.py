@@ -168,10 +168,40 @@ def test_a_row_that_is_not_finite_makes_the_loss_nan_even_alone_in_its_class():
         assert terms.align.isnan() and terms.loss.isnan()
 
 
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_labels_are_transformed_and_differentiated_twice(alpha):
+    x = torch.randn(8, 2, 3, dtype=torch.float64)
+    loss = hsplugin.AlignUniformLoss(0.7, 1.3, alpha)
+
+    def exact(x: Tensor, labels: Tensor) -> Tensor:
+        unit = x / x.norm(dim=2, keepdim=True)
+        align = definition(unit.flatten(0, 1), labels.repeat_interleave(2).tolist(), alpha)
+        uniform = sum(reference.log_mean_potential(unit[:, i], 2.0) for i in range(2)) / 2
+        return 0.7 * align + 1.3 * uniform
+
+    several = torch.stack([torch.arange(8) // 2, torch.arange(8) % 2])
+    values = torch.func.vmap(lambda labels: loss(x, labels=labels))(several)
+    torch.testing.assert_close(values, torch.stack([exact(x, labels) for labels in several]))
+    labels = several[0]
+    gradients = torch.func.vmap(torch.func.grad(lambda z: loss(z, labels=labels)))(
+        torch.stack([x, x.flip(0)])
+    )
+    for z, found in zip((x, x.flip(0)), gradients, strict=True):
+        leaf = z.clone().requires_grad_()
+        torch.testing.assert_close(found, torch.autograd.grad(exact(leaf, labels), leaf)[0])
+    leaf, penalties = x.clone().requires_grad_(), []
+    for value in (loss(leaf, labels=labels), exact(leaf, labels)):
+        (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+        penalties.append(torch.autograd.grad(gradient.square().sum(), leaf)[0])
+    torch.testing.assert_close(*penalties)
+
+
 @pytest.mark.slow
-def test_labels_are_compiled_without_a_break_of_the_graph():
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_labels_are_compiled_without_a_break_of_the_graph(alpha):
+    torch._dynamo.reset()
     x, labels = torch.randn(12, 2, 4, requires_grad=True), torch.arange(12) % 5
-    loss = hsplugin.AlignUniformLoss()
+    loss = hsplugin.AlignUniformLoss(alpha=alpha)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(x, labels=labels)
     torch.testing.assert_close(compiled, loss(x, labels=labels))
     (gradient,) = torch.autograd.grad(compiled, x)
