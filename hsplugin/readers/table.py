@@ -113,6 +113,9 @@ class Table:
         candidates = vectors + families
         if len(candidates) != 1:
             reason = "there is no column of vectors and no numbered family such as x0, x1, x2"
+            whole = [column for column in free if self.kinds[column] == "integer"]
+            if whole and not self.named:
+                reason = f"{listed(whole)} may be ids or labels, as only whole numbers stand there"
             if candidates:
                 reason = f"they could be {listed([_span(columns) for columns in candidates])}"
             raise CommandError(
@@ -138,13 +141,17 @@ class Table:
         """Columns of numbers whose names differ in the number at the end only."""
         families: dict[str, list[str]] = {}
         for column in free:
-            if self.kinds[column] in ("float", "integer") and (pattern := family(column)):
+            if self.kinds[column] not in ("float", "integer"):
+                continue
+            # Pandas calls columns of one name e, e.1, e.2.
+            repeated = f"{column}.1" in self.kinds and f"{column}.0" not in self.kinds
+            if pattern := f"{column}.#" if repeated else family(column):
                 families.setdefault(pattern, []).append(column)
         return [columns for columns in families.values() if len(columns) > 1]
 
     def _is_evident(self, columns: list[str]) -> bool:
         whole = [column for column in columns if self.kinds[column] == "integer"]
-        if re.sub(r"[^a-z]", "", family(columns[0]).lower()) in NO_FEATURES:
+        if re.sub(r"[^a-z]", "", family(columns[-1]).lower()) in NO_FEATURES:
             return False
         # In a file without names a lone column of integers may be an id.
         if not self.named:
@@ -153,7 +160,7 @@ class Table:
 
     def _beside(self, columns: list[str], free: list[str]) -> list[str]:
         """Columns of the family that hold other things than numbers."""
-        pattern = family(columns[0])
+        pattern = family(columns[-1])
         if len(columns) == 1 or not pattern:
             return []
         odd = ("mixed", "other") if self.named else ("mixed",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,16 @@ from hsplugin.readers.words import open_word2vec
 INDEX = ".safetensors.index.json"
 # Fewer vectors may be several columns rather than rows.
 FEWEST_ROWS = 8
+# Fewer tensors may be two views and something else, or a split for training and one for tests.
+FEWEST_BATCHES = 4
 MOST_TENSORS = 10**6
 
 
 def open_bin(path: Path) -> Contents:
     """Open a .bin file: torch's, or else word2vec's."""
-    return open_pt(path) if zipfile.is_zipfile(path) else open_word2vec(path)
+    with path.open("rb") as file:
+        pickled = file.read(1) == pickle.PROTO
+    return open_pt(path) if pickled or zipfile.is_zipfile(path) else open_word2vec(path)
 
 
 def open_pt(path: Path) -> Arrays:
@@ -92,8 +97,8 @@ def _problem(stored: Stored) -> str:
 def _are_rows(values: list[Any], batches: bool) -> bool:
     """Whether tensors are the rows of one array: vectors of one length, or batches if allowed.
 
-    All batches but the last are of one size and the last is smaller; otherwise they could as well
-    be views or tokens.
+    Batches are four or more, all but the last of one size and the last smaller; otherwise they
+    could as well be views, tokens or splits.
     """
     tensors = [v for v in values if isinstance(v, Stored) and v.shape and not _problem(v)]
     if len(tensors) < 2 or len(tensors) < len(values):
@@ -105,7 +110,8 @@ def _are_rows(values: list[Any], batches: bool) -> bool:
     if len(first.shape) == 1:
         floats = first.dtype.startswith("f") or first.dtype == BFLOAT16
         return floats and len(tensors) >= FEWEST_ROWS and sizes == {last.shape[0]}
-    return batches and len(sizes) == 1 and last.shape[0] < first.shape[0]
+    many = batches and len(tensors) >= FEWEST_BATCHES
+    return many and len(sizes) == 1 and last.shape[0] < first.shape[0]
 
 
 def _joined(
