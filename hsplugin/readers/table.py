@@ -77,6 +77,7 @@ class Table:
     def matching(self, key: str) -> list[str]:
         """The columns that a list of names and patterns matches, in the table's order.
 
+        A numbered family is in the order of its numbers: in another table it may stand in another.
         A pattern after an exclamation mark leaves out what it matches.
 
         Raises:
@@ -91,7 +92,7 @@ class Table:
             if not found:
                 raise CommandError(f"{self.path}: {unknown('column', asked, self.kinds)}")
             chosen = chosen - found if without else chosen | found
-        return [column for column in self.kinds if column in chosen]
+        return _by_number([column for column in self.kinds if column in chosen])
 
     def _only(self, key: str | None) -> str:
         columns = list(self.kinds) if key is None else self.matching(key)
@@ -147,7 +148,7 @@ class Table:
             repeated = f"{column}.1" in self.kinds and f"{column}.0" not in self.kinds
             if pattern := f"{column}.#" if repeated else family(column):
                 families.setdefault(pattern, []).append(column)
-        return [columns for columns in families.values() if len(columns) > 1]
+        return [_by_number(columns) for columns in families.values() if len(columns) > 1]
 
     def _is_evident(self, columns: list[str]) -> bool:
         whole = [column for column in columns if self.kinds[column] == "integer"]
@@ -171,6 +172,15 @@ def family(column: str) -> str:
     """The pattern of a name with a number at its end, such as ``x#``; "" for other names."""
     found = re.fullmatch(r"(.*?)\d+", column, re.DOTALL)
     return found[1] + "#" if found else ""
+
+
+def _by_number(columns: list[str]) -> list[str]:
+    """Columns of one family in the order of their numbers, others as they are."""
+    patterns = {family(column) for column in columns}
+    if len(patterns) != 1 or "" in patterns:
+        return columns
+    start = len(patterns.pop()) - 1
+    return sorted(columns, key=lambda column: int(column[start:]))
 
 
 def _span(columns: list[str]) -> str:

@@ -133,6 +133,9 @@ def open_word2vec(path: Path) -> Arrays:
                         raise CommandError(f"{path}: ends after {done + row} of {count} vectors")
                     vectors[row] = np.frombuffer(content, "<f4")
                 yield words, vectors
+            # A value of other than four bytes would shift all but the first vector.
+            if file.read(2).strip(b"\n"):
+                raise CommandError(f"{path}: does not end after the {count} vectors it claims")
 
     return _arrays(path, dim, count, read, True)
 

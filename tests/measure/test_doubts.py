@@ -70,6 +70,20 @@ def records_by_name(path):
     )
 
 
+def columns_in_the_order_of_text(path):
+    FRAME.sort_index(axis=1).to_parquet(path)
+    assert pd.read_parquet(path).columns[2] == "e10"
+
+
+def pandas_frame_in_hdf5(path, names=COLUMNS):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["df/axis0"] = file["df/block0_items"] = [name.encode() for name in names]
+        file["df/axis1"] = np.arange(ROWS)
+        file["df/block0_values"] = X
+
+
 def old_format_in_a_bin_file(path):
     torch.save({"w": TENSOR}, path, _use_new_zipfile_serialization=False)
 
@@ -91,6 +105,8 @@ def keys_that_are_no_text(path):
         (word_that_is_a_number_first, "x.txt"),
         (vectors_beside_metadata, "x.json"),
         (records_by_name, "x.json"),
+        (columns_in_the_order_of_text, "x.parquet"),
+        (pandas_frame_in_hdf5, "x.h5"),
         (old_format_in_a_bin_file, "x.bin"),
         (keys_that_are_no_text, "x.pt"),
     ],
@@ -159,6 +175,15 @@ def two_views_and_prototypes(path):
     torch.save([TENSOR, torch.from_numpy(Y), TENSOR[:20]], path)
 
 
+def doubles_as_word_vectors(path):
+    rows = b"".join(b"w " + row.tobytes() for row in X.astype(np.float64))
+    path.write_bytes(f"{ROWS} {DIM}\n".encode() + rows)
+
+
+def pandas_frame_with_a_score(path):
+    pandas_frame_in_hdf5(path, [*COLUMNS[:-1], "score"])
+
+
 def negated_view(path):
     torch.save(torch.complex(TENSOR, TENSOR).conj().imag, path)
 
@@ -180,6 +205,8 @@ def negated_view(path):
         (arrays_appended, "x.npy", "np.save appended"),
         (split_for_training_and_tests, "x.pt", f"0 {X.shape}, 1 (20, {DIM})"),
         (two_views_and_prototypes, "x.pt", "2 (20,"),
+        (doubles_as_word_vectors, "x.bin", "does not end after"),
+        (pandas_frame_with_a_score, "x.h5", "to_parquet"),
         (negated_view, "x.pt", "resolve_neg"),
     ],
 )
