@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -246,3 +247,39 @@ def test_shapes_of_a_million_axes_take_no_time(tmp_path):
     with pytest.raises(CommandError) as refused:
         find_array(tmp_path / "x.pt", None, dimensions=2, purpose="features", pool="flatten")
     assert time.monotonic() - start < 10 and len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("opened", [pa.ipc.new_file, pa.ipc.new_stream])
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_packed_record_batches_are_refused_before_they_are_unpacked(
+    opened, codec, dictionary, tmp_path
+):
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2**26, np.float32)), 64)
+    if dictionary:
+        zeros = pa.DictionaryArray.from_arrays(pa.array([0]), pa.array(["a" * 2**28]))
+    table = pa.table({"v": zeros})
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with opened(tmp_path / "x.arrow", table.schema, options=options) as writer:
+        writer.write_table(table)
+    del zeros, table
+    before = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(counting)
+    try:
+        with pytest.raises(CommandError, match="more than 100 times"):
+            find_array(tmp_path / "x.arrow", "v", dimensions=2, purpose="features")
+    finally:
+        pa.set_memory_pool(before)
+    assert counting.max_memory() < 2**24
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+def test_packed_feather_is_read(compression, tmp_path):
+    frame = FRAME.assign(kind=pd.Categorical(["a", "b", "c"] * (ROWS // 3)))
+    frame.to_feather(tmp_path / "x.feather", compression=compression, chunksize=40)
+    np.testing.assert_array_equal(read(tmp_path / "x.feather")[0], X)
+    cut = (tmp_path / "x.feather").read_bytes()[:-200]
+    (tmp_path / "cut.feather").write_bytes(cut)
+    with pytest.raises(CommandError, match="cannot be read"):
+        read(tmp_path / "cut.feather")
