@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hsplugin.errors import CommandError
-from hsplugin.readers import find_array
+from hsplugin.measure.rows import known_labels
+from hsplugin.readers import find_array, names_in
 from tests.measure.files import LABELS, X, Y
 
 ROWS, DIM = X.shape
@@ -232,6 +233,23 @@ def test_what_is_left_out_beside_the_only_matrix_is_said(features, tmp_path):
     values, notes = read(tmp_path / "x.pt")
     assert len(values) == 5
     assert "left out features" in notes[0]
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_labels_in_a_list_beside_a_tensor_are_taken(kind, tmp_path):
+    labels = [kind(label) for label in LABELS]
+    content = {"embeddings": TENSOR, "labels": labels, "optimizer": [{"params": [0, 1, 2]}]}
+    torch.save(content, tmp_path / "x.pt")
+    features = find_array(tmp_path / "x.pt", None, dimensions=2, purpose="features (--key)")
+    found, _ = known_labels(tmp_path / "x.pt", features)
+    assert np.concatenate(list(found.chunks(64))).tolist() == [str(label) for label in labels]
+    assert names_in(tmp_path / "x.pt") == ["embeddings", "labels"]
+
+
+def test_lists_of_numbers_in_a_pt_file_are_refused_with_the_remedy(tmp_path):
+    torch.save({"embeddings": X.tolist(), "labels": LABELS.tolist()}, tmp_path / "x.pt")
+    with pytest.raises(CommandError, match=r"embeddings is a list of lists.*torch.as_tensor"):
+        read(tmp_path / "x.pt")
 
 
 def test_shapes_of_a_million_axes_take_no_time(tmp_path):
