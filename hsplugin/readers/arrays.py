@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hsplugin.checks import listed, unknown
@@ -41,7 +41,7 @@ class Arrays:
         if wanted.pool is not None or not fitting:
             fitting = [f for a in arrays.values() if (f := fitted(a, wanted)) is not None]
         if len(fitting) == 1:
-            return fitting[0]
+            return self._noted(fitting[0], arrays, wanted)
         deep = any(len(array.shape) + 1 > wanted.dimensions for array in arrays.values())
         remedy = ""
         if deep and not fitting and wanted.dimensions == 2:
@@ -88,6 +88,18 @@ class Arrays:
             if name in self.unusable:
                 raise CommandError(f"{self.path}[{name}]: {self.unusable[name]}")
         return {name: self.arrays[name] for name in called}
+
+    def _noted(self, array: Array, arrays: dict[str, Array], wanted: Wanted) -> Array:
+        """The array that is picked without a key, with a note of others that could be meant."""
+        if wanted.key is not None or wanted.dimensions == 1:
+            return array
+        deep = {name: a.name for name, a in arrays.items() if len(a.shape) > 1}
+        left = [name for name, called in deep.items() if called != array.name]
+        left += [name for name in self.unusable if name not in wanted.others]
+        if not left:
+            return array
+        note = f"{array.name}: is taken as the {wanted.purpose}; left out {listed(left)}"
+        return replace(array, notes=(*array.notes, note))
 
     def _reasons(self) -> str:
         if not self.unusable:

@@ -21,6 +21,7 @@ Batches = Callable[[list[str], int, bool], Iterator[Any]]
 ROWS_LOOKED_AT = 20
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 WRAPPED = re.compile(r"(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[\w.]+)?\)", re.DOTALL)
+NO_VALUE = re.compile(r"(^|,)\s*(,|$)")
 NUMPY_SCALAR = re.compile(r"np\.float\d+\(([^()]*)\)")
 
 
@@ -56,8 +57,10 @@ def table_of(
     if texts:
         for head in read(texts, ROWS_LOOKED_AT):
             for name, column in zip(texts, head, strict=True):
-                if are_vectors(column[:ROWS_LOOKED_AT].to_pylist()):
-                    kinds[name] = "vector"
+                looked_at = column[:ROWS_LOOKED_AT].to_pylist()
+                if are_vectors(looked_at):
+                    whole = not any(text and re.search("[.en]", text) for text in looked_at)
+                    kinds[name] = "integers" if whole else "vector"
             break
 
     def features(columns: list[str]) -> Array:
@@ -192,7 +195,7 @@ def _vector_of(text: str, name: str, row: int) -> np.ndarray:
         vector = np.fromstring(inside, dtype=np.float64, sep=separator)
     except ValueError:
         vector = np.empty(0)
-    if not inside or len(vector) != expected:
+    if NO_VALUE.search(inside) or len(vector) != expected:
         shown = text if len(text) < 40 else text[:40] + "..."
         raise CommandError(f"{where} is no vector as text such as '[0.1, 0.2]' but {shown!r}")
     return vector

@@ -15,7 +15,7 @@ from hsplugin.errors import CommandError
 from hsplugin.readers.arrow import are_vectors, table_of
 from hsplugin.readers.contents import Contents, missing_package
 from hsplugin.readers.table import Kind
-from hsplugin.readers.words import are_spaced_numbers, open_spaced
+from hsplugin.readers.words import are_spaced_numbers, open_spaced, places_of_ids
 
 # A record must fit into a block.
 BLOCK_BYTES = 16 * 2**20
@@ -29,6 +29,10 @@ WHOLE = re.compile(r"[-+]?\d+")
 MISSING = {"", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "-nan"}
 # Of the characters, in other encodings of text that is mostly numbers.
 MOST_FOREIGN = 0.1
+# Before a line of names, as numpy.savetxt writes it.
+COMMENT = "# "
+# Fewer numbers that count up may be values.
+FEWEST_NAMES = 4
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -58,12 +62,14 @@ def open_text(path: Path) -> Contents:
         import pyarrow.csv as arrow_csv
     except ImportError as error:
         raise missing_package(path.suffix, "pyarrow", error) from error
-    sample = _sample(path)
+    sample, whole = _sample(path)
     if are_spaced_numbers(sample.splitlines()[:SAMPLE_RECORDS]):
         return open_spaced(path)
-    dialect = _dialect(path, sample)
+    dialect = _dialect(path, sample.removeprefix(COMMENT), whole)
     first, *rest = dialect.records
-    names = _distinct(first) if dialect.named else [str(place) for place in range(len(first))]
+    names = [str(place) for place in range(len(first))]
+    if dialect.named:
+        names = _distinct([name.strip() for name in first])
     sampled = rest if dialect.named else dialect.records
     if not sampled:
         raise CommandError(f"{path}: has a line of names but no rows")
@@ -71,6 +77,9 @@ def open_text(path: Path) -> Contents:
         name: _kind(list(fields))
         for name, fields in zip(names, zip(*sampled, strict=True), strict=True)
     }
+    if not dialect.named:
+        # In a file without names an id or a label may be written with decimals.
+        kinds |= {names[place]: "integer" for place in places_of_ids(sampled)}
     types = {"float": pa.float64(), "integer": pa.int64()}
 
     def batches(columns: list[str], rows: int, labels: bool) -> Iterator[Any]:
@@ -100,7 +109,8 @@ def open_text(path: Path) -> Contents:
     return table
 
 
-def _sample(path: Path) -> str:
+def _sample(path: Path) -> tuple[str, bool]:
+    """The first lines, and whether they are all."""
     with path.open("rb") as file:
         start = file.read(SAMPLE_BYTES)
         # The first records may be longer than the sample.
@@ -125,18 +135,18 @@ def _sample(path: Path) -> str:
     if "\0" in text or text.count("\ufffd") > len(text) * MOST_FOREIGN:
         raise CommandError(f"{path}: is no text in UTF-8")
     # Without the end of the file the last line is not whole.
-    return text if whole else text[: text.rfind("\n") + 1]
+    return (text if whole else text[: text.rfind("\n") + 1]), whole
 
 
-def _dialect(path: Path, sample: str) -> Dialect:
+def _dialect(path: Path, sample: str, whole: bool) -> Dialect:
     """The separator by which the first records look most like a table of numbers.
 
     Raises:
-        CommandError: If by none they are of one length.
+        CommandError: If by none they are of one length, or if two lines are names.
     """
     first_line = len(sample) - len(sample.lstrip("\r\n"))
     blank = sample[:first_line].replace("\r\n", "\n").count("\n")
-    found = {separator: _records(sample, separator) for separator in SEPARATORS}
+    found = {separator: _records(sample, separator, whole) for separator in SEPARATORS}
     scores: dict[str, tuple[int, int]] = {}
     for separator, records in found.items():
         fields = [field.strip() for record in records for field in record]
@@ -165,14 +175,27 @@ def _dialect(path: Path, sample: str) -> Dialect:
         point = ","
         if any("." in number for number in numbers):
             raise CommandError(f"{path}: has numbers with decimal commas and others with points")
-    return Dialect(records, separator, point, _are_names(records[0]), blank)
+    named = _are_names(records[0])
+    if named and len(records) > 1 and _count_up(records[1]):
+        raise CommandError(
+            f"{path}: its second line counts up like names, as pandas writes columns of two "
+            f"levels; leave one line of names"
+        )
+    return Dialect(records, separator, point, named, blank)
 
 
-def _records(sample: str, separator: str) -> list[list[str]]:
+def _count_up(fields: list[str]) -> bool:
+    there = [field for field in fields if field]
+    return len(there) >= FEWEST_NAMES and all(map(str.isdigit, there)) and _are_names(there)
+
+
+def _records(sample: str, separator: str, whole: bool) -> list[list[str]]:
     reader = csv.reader(io.StringIO(sample.lstrip("\r\n"), newline=""), delimiter=separator)
     limit = csv.field_size_limit(2 * BLOCK_BYTES)
     try:
-        return [record for record in islice(reader, SAMPLE_RECORDS + 1) if record]
+        records = [record for record in islice(reader, SAMPLE_RECORDS + 1) if record]
+        # A line may end within quotes, and the sample within a record.
+        return records if whole or len(records) < 3 else records[:-1]
     finally:
         csv.field_size_limit(limit)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hsplugin.checks import listed
 from hsplugin.errors import CommandError
 from hsplugin.readers.arrays import Arrays
 from hsplugin.readers.contents import Array, check_packing, missing_package
+from hsplugin.readers.table import family
 
+BLOCK = re.compile(r"(^|/)block\d+_values$")
 MOST_DATASETS = 10**5
 LARGEST_CHUNK = 2**30
 
@@ -35,7 +39,7 @@ def open_hdf5(path: Path) -> Arrays:
 
         def visit(name: str, held: Any) -> bool | None:
             if isinstance(held, h5py.Dataset) and held.shape:
-                problem = _problem(held)
+                problem = _problem(held) or _problem_of_frame(file, name)
                 if problem:
                     unusable[name] = problem
                 else:
@@ -72,6 +76,17 @@ def _problem(dataset: Any) -> str:
     except CommandError as error:
         return str(error)
     return ""
+
+
+def _problem_of_frame(file: Any, name: str) -> str:
+    """Why a block of columns of a pandas frame may be more than features, or ""."""
+    items = file.get(f"{name.removesuffix('_values')}_items") if BLOCK.search(name) else None
+    if items is None:
+        return ""
+    names = [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in items[:]]
+    if len({family(n) for n in names}) == 1 and (family(names[0]) or len(names) == 1):
+        return ""
+    return f"is a pandas frame's block of the columns {listed(names)}; save x.to_parquet instead"
 
 
 def _reader(path: Path, name: str, text: bool) -> Callable[[int], Iterator[np.ndarray]]:

@@ -141,25 +141,40 @@ def _columns(path: Path, content: Any) -> tuple[str, dict[str, list[Any]]]:
         if any(not isinstance(row, list) or len(row) != len(heads) for row in rows):
             raise CommandError(f"{path}: its rows and columns differ in length")
         return "", {str(n): list(c) for n, c in zip(heads, zip(*rows, strict=True), strict=True)}
-    if _are_vectors(list(content.values())):
+    doubt = (
+        f"{path}: cannot tell whether its {len(content)} lists are rows or columns; write a list "
+        f"of rows, or a record a line (.jsonl)"
+    )
+    held = list(content.values())
+    if _are_vectors(held):
         if all(family(name) for name in content):
-            raise CommandError(
-                f"{path}: cannot tell whether its {len(content)} lists are rows or columns; write "
-                f"a list of rows, or a record a line (.jsonl)"
-            )
-        if len(content) > len(next(iter(content.values()))):
-            note = f"{path}: its {len(content)} lists are taken as rows"
-            return note, {VECTORS: list(content.values()), "names": list(content)}
-    tables = [value for value in content.values() if _are_records(value)]
-    if len(tables) == 1:
+            raise CommandError(doubt)
+        if len(held) > max(len(held[0]), FEWEST_ROWS - 1):
+            note = f"{path}: its {len(held)} lists are taken as rows"
+            return note, {VECTORS: held, "names": list(content)}
+    if len(held) >= FEWEST_ROWS and all(
+        isinstance(record, dict) and record and record.keys() == held[0].keys() for record in held
+    ):
+        if not all(map(str.isdigit, held[0])):
+            note = f"{path}: its {len(held)} records are taken as rows"
+            return note, {"names": list(content)} | _columns(path, held)[1]
+        if all(map(str.isdigit, content)) and len(held) > len(held[0]):
+            raise CommandError(doubt)
+    # Beside lists of as many values they are a column, such as of metadata.
+    tables = [value for value in held if _are_records(value)]
+    if len(tables) == 1 and [_length(value) for value in held].count(len(tables[0])) == 1:
         return _columns(path, tables[0])
     note = ""
     columns: dict[str, list[Any]] = {}
+    places: list[str] = []
     for name, value in content.items():
         if isinstance(value, list):
             columns[name] = value
         elif isinstance(value, dict) and all(map(str.isdigit, value)):
             # Pandas writes the values of a column by their places.
+            places = places or list(value)
+            if list(value) != places:
+                raise CommandError(f"{path}: {name[:60]} has other rows than the columns before")
             columns[name] = list(value.values())
         elif isinstance(value, dict):
             said, nested = _columns(path, value)
@@ -168,13 +183,17 @@ def _columns(path: Path, content: Any) -> tuple[str, dict[str, list[Any]]]:
     return note, columns
 
 
+def _length(value: Any) -> int | None:
+    return len(value) if isinstance(value, list) else None
+
+
 def _are_records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(r, dict) for r in value)
 
 
 def _are_vectors(values: list[Any]) -> bool:
-    """Whether values are many lists of numbers, all of one length."""
-    return len(values) >= FEWEST_ROWS and all(
+    """Whether values are lists of numbers, all of one length."""
+    return len(values) > 1 and all(
         isinstance(value, list)
         and len(value) == len(values[0])
         and len(value) > 1

@@ -138,4 +138,9 @@ def _problem(dtype: np.dtype[Any], shape: tuple[int, ...], available: int) -> st
     claimed = math.prod(shape) * dtype.itemsize
     if claimed > available:
         return f"its header claims shape {shape}, {claimed} bytes, but {available} are there"
+    if claimed < available:
+        return (
+            f"{available - claimed} bytes follow its array of shape {shape}, such as arrays that "
+            f"np.save appended; load all and save them as one"
+        )
     return ""

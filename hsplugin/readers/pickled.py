@@ -43,6 +43,8 @@ DTYPES = {
 }
 # Storages and types of elements; those that are not in DTYPES cannot be read.
 OF_TYPES = re.compile(r"\w*Storage|(b?float|u?int|complex)\d\w*")
+# More than numpy and torch have; the product of a million sizes takes for ever.
+MOST_AXES = 64
 MAGIC_OF_OLD_FORMAT = 0x1950A86A20F9469CFC6C
 
 
@@ -78,6 +80,8 @@ class Stored:
 class Inert:
     """Stands for any object that is no tensor; takes whatever a pickle does to it."""
 
+    __slots__ = ()
+
     def __new__(cls, *args: Any, **named: Any) -> Inert:
         """Make one, whatever the arguments."""
         return object.__new__(cls)
@@ -99,7 +103,12 @@ class Inert:
 
 
 class Entries(dict[str, Any]):
-    """A dict that keeps plain keys only: the hash of nested tuples may take for ever."""
+    """A dict by text: the hash of nested tuples may take for ever.
+
+    Keys that are no text or number, or alike as text, are told apart by their places.
+    """
+
+    __slots__ = ()
 
     def __init__(self, items: Any = ()) -> None:
         super().__init__()
@@ -107,8 +116,10 @@ class Entries(dict[str, Any]):
             self[key] = value
 
     def __setitem__(self, key: object, value: Any) -> None:
-        if isinstance(key, str | int | float):
-            super().__setitem__(str(key), value)
+        name = str(key) if isinstance(key, str | int | float) else "entry"
+        if name in self or name == "entry":
+            name = f"{name} {len(self)}"
+        super().__setitem__(name, value)
 
 
 # In C the memo of a pickle is as long as a number in it claims, here it is a dict.
@@ -134,14 +145,17 @@ class Unpickler(_InPython):  # type: ignore[misc]
             return tuple
         if module in ("torch", "torch.storage") and OF_TYPES.fullmatch(name):
             return Storage(name, DTYPES.get(name, name))
-        return type("Inert", (Inert,), {"__module__": __name__})
+        if (module.partition(".")[0], name) in ARRAYS_OF_NUMPY:
+            return _refused("is a numpy array; save torch.as_tensor(x)")
+        return Inert
 
     def persistent_load(self, pid: Any) -> Any:
         """The description of the bytes that a tensor views."""
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
             return Inert()
         _, kind, key = pid[:3]
-        if not (isinstance(kind, Storage) and isinstance(key, str)):
+        # A sixth entry is a place in another storage, as torch wrote before 0.4.
+        if not (isinstance(kind, Storage) and isinstance(key, str)) or any(pid[5:]):
             return Inert()
         self.dtypes[key] = kind.dtype
         return Storage(key, kind.dtype)
@@ -178,23 +192,26 @@ class Unpickler(_InPython):  # type: ignore[misc]
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
-    return _stored(
-        storage, storage.dtype if isinstance(storage, Storage) else "", offset, shape, strides
-    )
+    dtype = storage.dtype if isinstance(storage, Storage) else ""
+    return _stored(storage, dtype, offset, shape, strides, rest[2:3])
 
 
 def _rebuild_typed(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
     dtype = rest[2].dtype if len(rest) > 2 and isinstance(rest[2], Storage) else "another type"
-    return _stored(storage, dtype, offset, shape, strides)
+    return _stored(storage, dtype, offset, shape, strides, rest[3:4])
 
 
-def _stored(storage: Any, dtype: str, offset: Any, shape: Any, strides: Any) -> Stored | Inert:
-    numbers = [offset, *shape, *strides]
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
+def _stored(
+    storage: Any, dtype: str, offset: Any, shape: Any, strides: Any, metadata: tuple[Any, ...]
+) -> Stored | Inert:
+    if not isinstance(storage, Storage) or not len(shape) == len(strides) <= MOST_AXES:
         return Inert()
+    numbers = [offset, *shape, *strides]
     if not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
         return Inert()
-    return Stored(storage, dtype, offset, tuple(shape), tuple(strides))
+    # Torch notes only that a sign is to be changed when values are read.
+    problem = "is a negated view; save x.resolve_neg()" if "neg" in (*metadata, {})[0] else ""
+    return Stored(storage, dtype, offset, tuple(shape), tuple(strides), problem)
 
 
 def _first(tensor: Any, *rest: Any) -> Any:
@@ -222,6 +239,9 @@ REBUILDERS: dict[str, Callable[..., Any]] = {
     "_rebuild_qtensor": _refused("is quantised; save x.dequantize()"),
     "_rebuild_meta_tensor_no_storage": _refused("has no data, as it is on the meta device"),
 }
+
+
+ARRAYS_OF_NUMPY = {("numpy", "_reconstruct"), ("numpy", "_frombuffer")}
 
 
 def read_pickled(path: Path) -> tuple[Any, Callable[[Stored], np.ndarray]]:

@@ -77,6 +77,7 @@ class Table:
     def matching(self, key: str) -> list[str]:
         """The columns that a list of names and patterns matches, in the table's order.
 
+        A numbered family is in the order of its numbers: in another table it may stand in another.
         A pattern after an exclamation mark leaves out what it matches.
 
         Raises:
@@ -91,7 +92,7 @@ class Table:
             if not found:
                 raise CommandError(f"{self.path}: {unknown('column', asked, self.kinds)}")
             chosen = chosen - found if without else chosen | found
-        return [column for column in self.kinds if column in chosen]
+        return _by_number([column for column in self.kinds if column in chosen])
 
     def _only(self, key: str | None) -> str:
         columns = list(self.kinds) if key is None else self.matching(key)
@@ -113,6 +114,9 @@ class Table:
         candidates = vectors + families
         if len(candidates) != 1:
             reason = "there is no column of vectors and no numbered family such as x0, x1, x2"
+            whole = [column for column in free if self.kinds[column] == "integer"]
+            if whole and not self.named:
+                reason = f"{listed(whole)} may be ids or labels, as only whole numbers stand there"
             if candidates:
                 reason = f"they could be {listed([_span(columns) for columns in candidates])}"
             raise CommandError(
@@ -138,13 +142,17 @@ class Table:
         """Columns of numbers whose names differ in the number at the end only."""
         families: dict[str, list[str]] = {}
         for column in free:
-            if self.kinds[column] in ("float", "integer") and (pattern := family(column)):
+            if self.kinds[column] not in ("float", "integer"):
+                continue
+            # Pandas calls columns of one name e, e.1, e.2.
+            repeated = f"{column}.1" in self.kinds and f"{column}.0" not in self.kinds
+            if pattern := f"{column}.#" if repeated else family(column):
                 families.setdefault(pattern, []).append(column)
-        return [columns for columns in families.values() if len(columns) > 1]
+        return [_by_number(columns) for columns in families.values() if len(columns) > 1]
 
     def _is_evident(self, columns: list[str]) -> bool:
         whole = [column for column in columns if self.kinds[column] == "integer"]
-        if re.sub(r"[^a-z]", "", family(columns[0]).lower()) in NO_FEATURES:
+        if re.sub(r"[^a-z]", "", family(columns[-1]).lower()) in NO_FEATURES:
             return False
         # In a file without names a lone column of integers may be an id.
         if not self.named:
@@ -153,7 +161,7 @@ class Table:
 
     def _beside(self, columns: list[str], free: list[str]) -> list[str]:
         """Columns of the family that hold other things than numbers."""
-        pattern = family(columns[0])
+        pattern = family(columns[-1])
         if len(columns) == 1 or not pattern:
             return []
         odd = ("mixed", "other") if self.named else ("mixed",)
@@ -164,6 +172,15 @@ def family(column: str) -> str:
     """The pattern of a name with a number at its end, such as ``x#``; "" for other names."""
     found = re.fullmatch(r"(.*?)\d+", column, re.DOTALL)
     return found[1] + "#" if found else ""
+
+
+def _by_number(columns: list[str]) -> list[str]:
+    """Columns of one family in the order of their numbers, others as they are."""
+    patterns = {family(column) for column in columns}
+    if len(patterns) != 1 or "" in patterns:
+        return columns
+    start = len(patterns.pop()) - 1
+    return sorted(columns, key=lambda column: int(column[start:]))
 
 
 def _span(columns: list[str]) -> str:

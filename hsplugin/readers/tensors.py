@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,16 @@ from hsplugin.readers.words import open_word2vec
 INDEX = ".safetensors.index.json"
 # Fewer vectors may be several columns rather than rows.
 FEWEST_ROWS = 8
+# Fewer tensors may be two views and something else, or a split for training and one for tests.
+FEWEST_BATCHES = 4
 MOST_TENSORS = 10**6
 
 
 def open_bin(path: Path) -> Contents:
     """Open a .bin file: torch's, or else word2vec's."""
-    return open_pt(path) if zipfile.is_zipfile(path) else open_word2vec(path)
+    with path.open("rb") as file:
+        pickled = file.read(1) == pickle.PROTO
+    return open_pt(path) if pickled or zipfile.is_zipfile(path) else open_word2vec(path)
 
 
 def open_pt(path: Path) -> Arrays:
@@ -33,7 +38,8 @@ def open_pt(path: Path) -> Arrays:
 
     A nested tensor is called by the names that lead to it, such as ``state_dict.item.weight``.
     The tensors of a list of batches, and the vectors of a list or dict, are the rows of one array.
-    Objects of other kinds are passed over, and never made.
+    A list of text or whole numbers, as many as a tensor has rows, is an array of labels. Objects of
+    other kinds are passed over, and never made.
 
     Raises:
         CommandError: If there is no tensor.
@@ -41,6 +47,7 @@ def open_pt(path: Path) -> Arrays:
     content, whole = read_pickled(path)
     arrays: dict[str, Array] = {}
     unusable: dict[str, str] = {}
+    lists: dict[str, list[Any]] = {}
     others = False
     hint = ""
     # A list that holds itself, or one list a hundred times, is visited once.
@@ -59,6 +66,12 @@ def open_pt(path: Path) -> Arrays:
         elif isinstance(held, dict | list | tuple) and id(held) not in seen:
             seen.add(id(held))
             values = list(held.values()) if isinstance(held, dict) else list(held)
+            if isinstance(held, list) and _are_labels(held):
+                lists[name] = held
+                continue
+            if isinstance(held, list) and _starts_with_vector(held):
+                unusable[name] = "is a list of lists of numbers; save torch.as_tensor(x)"
+                continue
             if _are_rows(values, batches=not isinstance(held, dict)):
                 arrays[name] = _joined(path, name, values, whole)
                 continue
@@ -69,6 +82,8 @@ def open_pt(path: Path) -> Arrays:
             waiting += reversed(list(zip(parts, values, strict=True)))
         if len(arrays) > MOST_TENSORS:
             raise CommandError(f"{path}: holds more than {MOST_TENSORS} tensors")
+    rows = {array.rows for array in arrays.values()}
+    arrays |= {n: _listed(path, n, values) for n, values in lists.items() if len(values) in rows}
     if not arrays and not unusable:
         raise CommandError(
             f"{path}: holds no tensor{', but objects that are never made here' * others}; if "
@@ -76,6 +91,25 @@ def open_pt(path: Path) -> Arrays:
             f"torch.save({{'features': torch.as_tensor(...)}}, 'features.pt')"
         )
     return Arrays(path, arrays, unusable, hint)
+
+
+def _are_labels(values: list[Any]) -> bool:
+    return len(values) > 1 and (
+        all(type(value) is int for value in values) or all(type(value) is str for value in values)
+    )
+
+
+def _starts_with_vector(values: list[Any]) -> bool:
+    first = values[0] if values else None
+    return isinstance(first, list) and bool(first) and isinstance(first[0], float)
+
+
+def _listed(path: Path, name: str, values: list[Any]) -> Array:
+    def read(size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(values), size):
+            yield np.array(values[start : start + size], dtype=object)
+
+    return Array(f"{path}[{name}]", len(values), (), read)
 
 
 def _problem(stored: Stored) -> str:
@@ -92,8 +126,8 @@ def _problem(stored: Stored) -> str:
 def _are_rows(values: list[Any], batches: bool) -> bool:
     """Whether tensors are the rows of one array: vectors of one length, or batches if allowed.
 
-    All batches but the last are of one size and the last is smaller; otherwise they could as well
-    be views or tokens.
+    Batches are four or more, all but the last of one size and the last smaller; otherwise they
+    could as well be views, tokens or splits.
     """
     tensors = [v for v in values if isinstance(v, Stored) and v.shape and not _problem(v)]
     if len(tensors) < 2 or len(tensors) < len(values):
@@ -105,7 +139,8 @@ def _are_rows(values: list[Any], batches: bool) -> bool:
     if len(first.shape) == 1:
         floats = first.dtype.startswith("f") or first.dtype == BFLOAT16
         return floats and len(tensors) >= FEWEST_ROWS and sizes == {last.shape[0]}
-    return batches and len(sizes) == 1 and last.shape[0] < first.shape[0]
+    many = batches and len(tensors) >= FEWEST_BATCHES
+    return many and len(sizes) == 1 and last.shape[0] < first.shape[0]
 
 
 def _joined(

@@ -27,13 +27,35 @@ def are_spaced_numbers(lines: list[str]) -> bool:
     Word2vec's line of counts may come first.
     """
     fields = [line.split() for line in lines if line.strip()]
-    if fields and _counts(fields[0]):
+    counted = bool(fields) and _counts(fields[0]) is not None
+    if counted:
         fields = fields[1:] or fields
     dim = min(map(len, fields), default=1) - 1
     # A word and one number may as well be a label of two words.
     if dim < 1 or (dim == 1 and not NUMBER.fullmatch(fields[0][0])):
         return False
-    return all(NUMBER.fullmatch(number) for f in fields for number in f[-dim:])
+    if not all(NUMBER.fullmatch(number) for f in fields for number in f[-dim:]):
+        return False
+    # A table of numbers only, one of which may be an id, is read by columns.
+    worded = counted or any(len(f) != dim + 1 or not NUMBER.fullmatch(f[0]) for f in fields)
+    return worded or not places_of_ids(fields)
+
+
+def places_of_ids(records: list[list[str]]) -> list[int]:
+    """The first and last place in records of numbers, if only whole numbers stand there.
+
+    Beside decimals they may be ids or labels, which ``numpy.savetxt`` writes like all others.
+    """
+    columns = list(zip(*records, strict=True))
+    whole = [all(_is_whole(field) for field in column) for column in columns]
+    return [] if all(whole) else [n for n in sorted({0, len(whole) - 1}) if whole[n]]
+
+
+def _is_whole(field: str) -> bool:
+    try:
+        return float(field.replace(",", ".")).is_integer()
+    except ValueError:
+        return False
 
 
 def open_spaced(path: Path) -> Arrays:
@@ -49,7 +71,9 @@ def open_spaced(path: Path) -> Arrays:
         counts = None
     first = lines[1 if counts else 0]
     # Words may hold spaces, their vectors are of one length.
-    worded = counts is not None or not NUMBER.fullmatch(first[0].decode("utf-8", "replace"))
+    worded = counts is not None or not all(
+        NUMBER.fullmatch(line[0].decode("utf-8", "replace")) for line in lines
+    )
     dim = counts[1] if counts else len(first) - worded
     if worded and counts is None and len(lines) > 1:
         dim = min(dim, len(lines[-1]) - 1)
@@ -109,6 +133,9 @@ def open_word2vec(path: Path) -> Arrays:
                         raise CommandError(f"{path}: ends after {done + row} of {count} vectors")
                     vectors[row] = np.frombuffer(content, "<f4")
                 yield words, vectors
+            # A value of other than four bytes would shift all but the first vector.
+            if file.read(2).strip(b"\n"):
+                raise CommandError(f"{path}: does not end after the {count} vectors it claims")
 
     return _arrays(path, dim, count, read, True)
 
