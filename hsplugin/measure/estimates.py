@@ -20,6 +20,11 @@ SHOWN = 5e-5
 SLOW_BIAS = 1 + (FOLDS / (FOLDS - 1)) ** 0.5
 
 
+def missing_value(value: float) -> str:
+    """Why there is no value, if it is not finite."""
+    return "" if math.isfinite(value) else "features are too large for it"
+
+
 class Spread(Protocol):
     """An estimate with its standard error, and that of its difference to another one."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hsplugin.errors import CommandError
 from hsplugin.functional import pair_distances
-from hsplugin.measure.estimates import Estimate
+from hsplugin.measure.estimates import Estimate, missing_value
 from hsplugin.measure.rows import (
     aligned_chunks,
     check_dimensions,
@@ -245,6 +245,6 @@ def _estimate(
     if confidence and metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
         confidence, missing = None, f"from {ROWS_A_DIMENSION * dim} rows on"
     if not math.isfinite(found.value) and not metric.may_be_nan:
-        confidence, missing = None, "features are too large for it"
+        confidence, missing = None, missing_value(found.value)
     bounds, slow_bias = metric.bounds(rows, dim), metric.single_eigenvalues
     return Estimate.of(found, bounds, confidence, note, missing, slow_bias=slow_bias)

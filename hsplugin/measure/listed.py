@@ -110,7 +110,8 @@ def measure_listed(
     kept = Kept(features)
     geometry = measure(kept.stream(), None, labels, options, progress)
     pairs = Pairs(options)
-    add_listed(pairs, listed, kept.rows(), kept.rows())
+    rows = kept.rows()
+    add_listed(pairs, listed, rows, rows)
     return with_pairs(geometry, pairs)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.errors import CommandError
-from hsplugin.measure.estimates import Estimate
+from hsplugin.measure.estimates import Estimate, missing_value
 from hsplugin.measure.geometry import (
     DISTANCE_BINS,
     Geometry,
@@ -30,6 +30,7 @@ from hsplugin.measure.geometry import (
     distances_of,
 )
 from hsplugin.metrics import Alignment
+from hsplugin.metrics.sampling import Jackknifed
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +75,10 @@ class PairMean:
         variance = max(alone, shared) * self.groups / (self.groups - 1)
         return float(variance**0.5 / len(self.values))
 
-    def minus(self, other: PairMean) -> PairMean:
+    def minus(self, other: PairMean) -> PairMean | Jackknifed:
         """The mean difference to the same pairs of other features."""
-        if len(self.values) != len(other.values) or len(self.sums) != len(other.sums):
-            return replace(self, groups=1)
+        if len(self.values) != len(other.values) or not np.array_equal(self.counts, other.counts):
+            return Jackknifed.of_one(torch.tensor(self.value - other.value))
         return replace(self, values=self.values - other.values, sums=self.sums - other.sums)
 
 
@@ -131,7 +132,8 @@ class Pairs:
         metric = Alignment(self.options.alpha, normalize=self.options.normalize)
         confidence = self.options.confidence if self.options.intervals else None
         note = f"{metric.note}; over {len(values)} pairs"
-        return Estimate.of(mean, metric.bounds(len(values), 1), confidence, note)
+        bounds, missing = metric.bounds(len(values), 1), missing_value(mean.value)
+        return Estimate.of(mean, bounds, confidence, note, missing)
 
 
 def _added(totals: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:

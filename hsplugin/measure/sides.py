@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hsplugin.measure.estimates import Estimate
+from hsplugin.measure.estimates import Estimate, missing_value
 from hsplugin.measure.geometry import (
     FEWEST_ROWS,
     Geometry,
@@ -103,7 +103,9 @@ def _between(x: Summary, y: Summary, together: bool, options: Options) -> dict[s
     samples = _samples(x), _samples(y)
     means = _means(x), _means(y)
     log_sums, pairs = _potentials(*samples, options.t, together)
-    there = (pairs.sum(0) + pairs.sum(1)) > 0
+    # A small sample for uniformity need not have rows of every group.
+    sampled = (pairs.sum(0) + pairs.sum(1)) > 0
+    seen = (means[0][0] + means[1][0]) > 0
 
     def across(kept: Tensor) -> Tensor:
         return log_sums[kept][:, kept].flatten().logsumexp(0) - pairs[kept][:, kept].sum().log()
@@ -116,20 +118,18 @@ def _between(x: Summary, y: Summary, together: bool, options: Options) -> dict[s
     note = f"over {int(pairs.sum())} pairs"
     most = 2.0 if options.normalize else math.inf
     found = {
-        "uniformity_across": (across, uniformity.bounds(x.grouped.rows, x.dim), note),
-        "modality_gap": (gap, (0.0, most), "0 if both sides have one mean"),
+        "uniformity_across": (across, sampled, uniformity.bounds(x.grouped.rows, x.dim), note),
+        "modality_gap": (gap, seen, (0.0, most), "0 if both sides have one mean"),
     }
-    groups = [group for group in range(len(there)) if there[group]]
     rows = min(x.grouped.rows, y.grouped.rows)
     confidence = options.confidence if options.intervals and rows >= FEWEST_ROWS else None
     estimates = {}
-    for name, (statistic, bounds, about) in found.items():
-        without = [
-            statistic(torch.tensor([place != group for place in range(len(there))]) & there)
-            for group in groups
-        ]
-        spread = jackknife(statistic(there), torch.stack(without))
-        estimates[name] = Estimate.of(spread, bounds, confidence, about)
+    for name, (statistic, there, bounds, about) in found.items():
+        alone = torch.eye(len(there), dtype=torch.bool)[there]
+        without = torch.stack([statistic(there & ~group) for group in alone])
+        spread = jackknife(statistic(there), without)
+        missing = missing_value(spread.value)
+        estimates[name] = Estimate.of(spread, bounds, confidence, about, missing)
     return estimates
 
 
@@ -149,10 +149,8 @@ def _means(side: Summary) -> tuple[Tensor, Tensor]:
     states = side.grouped.states(side.metrics["wasserstein_uniformity"])
     packed = [state["moments"] for state in states]
     rows = torch.stack([moments[0, 0] for moments in packed])
-    means = [
-        Moments.unpack(moments).mean if len(moments) > 1 else rows.new_zeros(side.dim)
-        for moments in packed
-    ]
+    known = [Moments.unpack(moments) if len(moments) > 1 else None for moments in packed]
+    means = [rows.new_zeros(side.dim) if m is None else m.mean * m.scale for m in known]
     return rows.cpu(), torch.stack(means).cpu()
 
 

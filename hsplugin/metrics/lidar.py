@@ -125,17 +125,19 @@ class LiDAR(GeometryMetric):
 
     def _value(self, shared: States) -> Tensor:
         between, within = Moments.unpack(shared["moments"]), shared["within"]
-        scatter = between.scatter * between.scale**2
-        if not (scatter.isfinite().all() and within.isfinite().all()):
+        if not within.isfinite().all():
             return within.new_full((), float("inf"))
         identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
         factor, lost = torch.linalg.cholesky_ex(within / between.rows + self.delta * identity)
         if lost:  # delta is less than the rounding of the rest
             return within.new_full((), float("inf"))
-        half = torch.linalg.solve_triangular(factor, scatter / between.rows, upper=False)
+        # The rank does not depend on the scale of what is whitened.
+        scatter = between.scatter / between.rows
+        half = torch.linalg.solve_triangular(factor, scatter, upper=False)
         whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
         eigenvalues = torch.linalg.eigvalsh((whitened + whitened.T) / 2).clamp(min=0)
         # Identical instances leave rounding errors, which have no rank.
-        magnitude = (between.mean * between.scale).square().sum() / self.delta
-        floor = (len(within) * torch.finfo(torch.float64).eps) ** 2 * magnitude
+        errors = torch.linalg.solve_triangular(factor, between.mean.diag(), upper=False)
+        rounding = len(within) * torch.finfo(torch.float64).eps
+        floor = rounding**2 * errors.square().sum()
         return entropy_rank(torch.where(eigenvalues > floor, eigenvalues, 0.0), self.epsilon)

@@ -9,6 +9,7 @@ import pytest
 from hsplugin.cli import main
 from hsplugin.measure.comparison import compare
 from hsplugin.measure.geometry import Options, measure
+from hsplugin.measure.sides import measure_sides
 from tests.measure.files import RANDOM
 from tests.measure.test_pairs import array_of
 from tests.metrics import definitions
@@ -90,6 +91,19 @@ def test_a_file_minus_itself_is_zero():
     for name, difference in entry.differences.items():
         assert difference.value == 0, name
         assert difference.interval == (0, 0), name
+
+
+def test_pairs_that_are_not_the_same_have_a_difference_without_an_interval():
+    def alignment(x):
+        return definitions.alignment(definitions.unit(x), definitions.unit(x - 0.1))
+
+    few, many = (
+        measure_sides(array_of(x), array_of(x - 0.1), True, None, Options()) for x in (X[:300], X)
+    )
+    (_, entry) = compare([few, many], Options())
+    difference = entry.differences["alignment"]
+    assert difference.value == pytest.approx(alignment(X) - alignment(X[:300]))
+    assert difference.interval is None
 
 
 @pytest.mark.slow

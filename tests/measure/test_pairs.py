@@ -252,6 +252,24 @@ def test_sides_whose_rows_do_not_belong_together_have_no_alignment(arguments, ot
     assert found["uniformity_across"] == pytest.approx(expected)
 
 
+def test_the_gap_is_between_all_rows_however_few_are_sampled():
+    few = values(measured("x.npy", "--other", "y.npy", "--max-samples", "4"))
+    gap = np.linalg.norm(UNIT_X.mean(axis=0) - UNIT_Y.mean(axis=0))
+    assert few["modality_gap"] == pytest.approx(gap)
+
+
+def test_the_gap_of_long_rows_is_as_long(capsys):
+    sides = array_of(1e120 * X), array_of(1e120 * Y)
+    found = measure_sides(*sides, True, None, Options(normalize=False)).metrics
+    gap = 1e120 * np.linalg.norm(X.mean(axis=0) - Y.mean(axis=0))
+    assert found["modality_gap"].value == pytest.approx(gap)
+    sides = array_of(1e200 * X), array_of(1e200 * Y)
+    found = measure_sides(*sides, True, None, Options(normalize=False)).metrics
+    for name in ("alignment", "uniformity_across"):
+        assert found[name].missing == "features are too large for it"
+        assert found[name].interval is None
+
+
 @pytest.mark.parametrize("t", [1e-3, 2.0, 1e4])
 def test_partners_are_left_out_exactly_for_any_t(t):
     """At t = 1e4 the potential of partners is e^900 times that of all other pairs."""

@@ -90,6 +90,20 @@ def test_batches_of_unlike_scales_are_merged_at_the_largest():
         assert metric.compute().item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-250, 1e-150, 1e20, 1e60, 1e140])
+def test_lidar_counts_dimensions_at_every_scale(scale):
+    """Delta is nothing beside long rows, and what lies within instances is nothing beside delta."""
+    views = np.stack([X, Y], axis=1)
+    metric = metrics.LiDAR(delta=1e-4, epsilon=1e-7)
+    metric.update(torch.tensor(scale * views[:25]))
+    metric.update(torch.tensor(scale * views[25:]))
+    expected = definitions.lidar(views, *((1e12, 1e-7) if scale < 1 else (1e-14, 1e-7)))
+    assert metric.compute().item() == pytest.approx(expected, rel=1e-6)
+    same = metrics.LiDAR()
+    same.update(torch.tensor(scale * X[:1]).expand(60, 6)[:, None].repeat(1, 2, 1))
+    assert same.compute() == 0
+
+
 def test_zero_rows_stay_zero_and_others_are_of_unit_length():
     x = torch.tensor(X)
     x[3] = 0
