@@ -49,7 +49,7 @@ def labels_of(batch: Any, rows: int, where: str | int | None = None) -> Tensor |
 
 def _chosen(batch: Any, rows: int, where: str | int) -> Tensor:
     # A tensor would take a position for that of a row.
-    parts = () if isinstance(batch, Tensor) else batch
+    parts: Any = () if isinstance(batch, Tensor) else batch
     try:
         found = parts[where]
     except (KeyError, IndexError, TypeError):

@@ -54,8 +54,9 @@ class GeometryMonitorMixin:
     (Lightly); the ``embedding`` that ``forward`` returns (stable-pretraining); a projection head;
     what prototypes score; a backbone. It is chosen at the first batch, said once through
     Lightning's logger, and kept to; :attr:`measured` tells it. If one call holds several views one
-    after the other, they are taken apart. Scores of prototypes, labels and reconstruction targets
-    are not measured; if there is nothing else, that is said once, with the reason.
+    after the other, they are taken apart; rows that alternate between views need ``extract``.
+    Scores of prototypes, labels and reconstruction targets are not measured; if there is nothing
+    else, that is said once, with the reason.
 
     Args:
         metrics: Names in :data:`hsplugin.metrics.METRICS`, or a mapping from name to

@@ -427,6 +427,8 @@ def test_labels_that_are_not_there_are_refused(where: str | int, message: str) -
     with pytest.raises(RefusedError, match=message):
         layout = {"image": Z, "label": LABELS}
         found(Taps(labels=where), model, lambda: model.criterion(Z, Z), layout)
+    with pytest.raises(RefusedError, match=r"is not in the batch, which has float32 \(6, 5\)"):
+        found(Taps(labels=where), model, lambda: model.criterion(Z, Z), Z)
     with pytest.raises(TypeError, match="labels must be the key or the position"):
         Taps(labels=1.5)
 
