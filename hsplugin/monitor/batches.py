@@ -48,8 +48,10 @@ def labels_of(batch: Any, rows: int, where: str | int | None = None) -> Tensor |
 
 
 def _chosen(batch: Any, rows: int, where: str | int) -> Tensor:
+    # A tensor would take a position for that of a row.
+    parts: Any = () if isinstance(batch, Tensor) else batch
     try:
-        found = batch[where]
+        found = parts[where]
     except (KeyError, IndexError, TypeError):
         has = sorted(map(str, batch)) if isinstance(batch, Mapping) else describe(batch)
         raise RefusedError(f"labels={where!r} is not in the batch, which has {has}") from None

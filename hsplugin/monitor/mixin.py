@@ -54,8 +54,9 @@ class GeometryMonitorMixin:
     (Lightly); the ``embedding`` that ``forward`` returns (stable-pretraining); a projection head;
     what prototypes score; a backbone. It is chosen at the first batch, said once through
     Lightning's logger, and kept to; :attr:`measured` tells it. If one call holds several views one
-    after the other, they are taken apart. Scores of prototypes, labels and reconstruction targets
-    are not measured; if there is nothing else, that is said once, with the reason.
+    after the other, they are taken apart; rows that alternate between views need ``extract``.
+    Scores of prototypes, labels and reconstruction targets are not measured; if there is nothing
+    else, that is said once, with the reason.
 
     Args:
         metrics: Names in :data:`hsplugin.metrics.METRICS`, or a mapping from name to
@@ -160,10 +161,12 @@ class GeometryMonitorMixin:
         """Resume from a checkpoint, which has the samples of rank zero only."""
         self.history = [dict(row) for row in state_dict["history"]]
         self.validation_history = [dict(row) for row in state_dict["validation_history"]]
+        # Earlier checkpoints hold what is known of their only representation beside the history.
+        watched = state_dict.get("watched", {"": state_dict})
         for name, one in self._watched.items():
             # What is watched only since then starts empty.
-            if name in state_dict["watched"]:
-                one.load_state_dict(state_dict["watched"][name], samples=rank() == 0)
+            if name in watched:
+                one.load_state_dict(watched[name], samples=rank() == 0)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget an earlier training; a checkpoint of this one is loaded later."""
@@ -212,9 +215,9 @@ class GeometryMonitorMixin:
         """Find the features if there was no training before."""
         self._start(pl_module, VALIDATION)
 
-    def on_validation_batch_start(self, trainer: Any, *_: Any, dataloader_idx: int = 0) -> None:
-        """Record each batch but those of the sanity check."""
-        self._listen(trainer)
+    def on_validation_batch_start(self, *_: Any, dataloader_idx: int = 0) -> None:
+        """Record every batch, as in training."""
+        self._listen()
 
     def on_validation_batch_end(
         self,
@@ -226,7 +229,9 @@ class GeometryMonitorMixin:
         dataloader_idx: int = 0,
     ) -> None:
         """Measure the batch; a validation step without features causes no warning."""
-        if not trainer.sanity_checking and dataloader_idx == 0:
+        if trainer.sanity_checking or dataloader_idx > 0:
+            self._stop()
+        else:
             self._evaluate(trainer, pl_module, VALIDATION, outputs, batch, batch_idx)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -238,9 +243,9 @@ class GeometryMonitorMixin:
         """Find the features."""
         self._start(pl_module, TEST)
 
-    def on_test_batch_start(self, trainer: Any, *_: Any, dataloader_idx: int = 0) -> None:
-        """Record each batch."""
-        self._listen(trainer)
+    def on_test_batch_start(self, *_: Any, dataloader_idx: int = 0) -> None:
+        """Record every batch."""
+        self._listen()
 
     def on_test_batch_end(
         self,
@@ -252,7 +257,9 @@ class GeometryMonitorMixin:
         dataloader_idx: int = 0,
     ) -> None:
         """Measure the batch; a test step without features causes no warning."""
-        if dataloader_idx == 0:
+        if dataloader_idx > 0:
+            self._stop()
+        else:
             self._evaluate(trainer, pl_module, TEST, outputs, batch, batch_idx)
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -265,10 +272,13 @@ class GeometryMonitorMixin:
             if not one.taps.ready:
                 one.install(pl_module)
 
-    def _listen(self, trainer: Any) -> None:
-        if not trainer.sanity_checking:
-            for one in self._watched.values():
-                one.listen()
+    def _listen(self) -> None:
+        for one in self._watched.values():
+            one.listen()
+
+    def _stop(self) -> None:
+        for one in self._watched.values():
+            one.taps.stop()
 
     def _evaluate(self, trainer: Any, pl_module: Any, stage: str, *step: Any) -> None:
         for one in self._watched.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from hsplugin.monitor.views import RefusedError
@@ -20,9 +21,11 @@ _HEAD = re.compile(
 )
 _BACKBONE = re.compile(r"(^|_)(backbone|encoder|trunk|feature_extractor|embedding_model)$")
 # Wrappers that pass their input to one module of such a name.
-_WRAPPED = {"student", "online", "module", "model", "_orig_mod"}
+_WRAPPED = {"student", "online", "module", "model"}
 _PROTOTYPES = ("prototypes", "last_layer")
 _OF_SCORES = re.compile(r"dino|ibot|msn|swav", re.IGNORECASE)
+# What torch.compile wraps: a hook on the wrapper costs nothing, one within it compiles it again.
+_COMPILED = re.compile(r"(^|\.)_orig_mod(\.|$)")
 _CLASSIFIER = re.compile(r"classif|probe")
 # The last layer of an encoder of tokens, where a method calls its parts and not the whole.
 _LAST_NORM = re.compile(r"^(norm|ln|ln_f|layernorm|final_layer_norm)$")
@@ -44,13 +47,21 @@ class Candidates:
 def candidates(pl_module: nn.Module) -> Candidates:
     """The submodules that may hand on features."""
     children = dict(pl_module.named_children())
-    named = {name: m for name, m in pl_module.named_modules() if name and not _COPY.search(name)}
+    named = {
+        name: m
+        for name, m in pl_module.named_modules()
+        if name and not _COPY.search(name) and not _is_scripted(m)
+    }
     trained = {
         name: m
         for name, m in named.items()
         if not _NO_FEATURES.search(name) and not _PREDICTION.search(type(m).__name__)
     }
     criteria = _criteria(children, trained)
+    trained, named = (
+        {name: m for name, m in modules.items() if not _COMPILED.search(name)}
+        for modules in (trained, named)
+    )
     scoring = {n: m for n, m in named.items() if _last(n) in _PROTOTYPES and _scores(m)}
     heads = {n: m for n, m in trained.items() if _is(_HEAD, n) and not _below(_BACKBONE, n)}
     return Candidates(
@@ -90,10 +101,10 @@ def submodule(pl_module: nn.Module, name: str) -> nn.Module:
     """The submodule of a dotted name.
 
     Raises:
-        RefusedError: If there is none; names near ones.
+        RefusedError: If there is none, which names near ones, or it takes no hook.
     """
     try:
-        return pl_module.get_submodule(name)
+        found = pl_module.get_submodule(name)
     except AttributeError:
         import difflib
 
@@ -102,6 +113,11 @@ def submodule(pl_module: nn.Module, name: str) -> nn.Module:
         children = [known for known, _ in pl_module.named_children()]
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {children}"
         raise RefusedError(f"module={name!r} names no submodule; {hint}") from None
+    if _is_scripted(found):
+        raise RefusedError(
+            f"module={name!r} is compiled by torch.jit, which takes no hook; give extract=..."
+        )
+    return found
 
 
 def is_criterion_of_torch(module: nn.Module) -> bool:
@@ -122,6 +138,10 @@ def _criteria(
     named = [n for n in named if n in children or not is_criterion_of_torch(trained[n])]
     named.sort(key=lambda n: (n != "criterion", n not in children))
     return {n: trained[n] for n in named}
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _last(name: str) -> str:

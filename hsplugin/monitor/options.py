@@ -32,6 +32,7 @@ def environment_options(setting: str) -> dict[str, Any] | None:
     if setting.lower() in _ON:
         return {}
     options = {}
+    known = _arguments()
     for part in setting.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:
@@ -39,7 +40,7 @@ def environment_options(setting: str) -> dict[str, Any] | None:
                 f"{VARIABLE}={setting!r}: {part.strip()!r} is no argument; set it to 1, or to "
                 "arguments such as 'every_n_steps=10,metrics=rankme+lidar'"
             )
-        options[name] = _parsed(name, value)
+        options[name] = _parsed(name, value, known)
     _check(options, VARIABLE)
     return options
 
@@ -73,21 +74,29 @@ def config_options(cfg: Any, asked: Mapping[str, Any] | None) -> dict[str, Any] 
     return {**(asked or {}), **options}
 
 
-def _check(options: Mapping[str, Any], where: str, *others: str) -> None:
-    from hsplugin.checks import unknown
+def _arguments() -> dict[str, inspect.Parameter]:
     from hsplugin.monitor import GeometryMonitorMixin
 
-    known = inspect.signature(GeometryMonitorMixin).parameters.keys() - {"extract"}
+    parameters = inspect.signature(GeometryMonitorMixin).parameters
+    return {name: known for name, known in parameters.items() if name != "extract"}
+
+
+def _check(options: Mapping[str, Any], where: str, *others: str) -> None:
+    from hsplugin.checks import unknown
+
+    known = _arguments()
     for name in options:
         if name not in known:
             raise ValueError(unknown(f"key of {where}", name, {*known, *others}))
 
 
-def _parsed(name: str, value: str) -> Any:
+def _parsed(name: str, value: str, known: Mapping[str, inspect.Parameter]) -> Any:
     """A value of the environment: a number, a switch, a name, or names joined by "+"."""
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if value.lstrip("-").isdigit():
+    if name in known and isinstance(known[name].default, bool):
+        if value.lower() not in (*_ON, *OFF):
+            raise ValueError(f"{VARIABLE}: {name} is on or off, got {value!r}")
+        return value.lower() in _ON
+    if value.removeprefix("-").isdecimal():
         return int(value)
     if "+" in value or name == "metrics":
         return [name.strip() for name in value.split("+")]

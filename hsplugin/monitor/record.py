@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from hsplugin.monitor.views import Maps, embedding_of, pooled, vectors
 
+# Of a submodule within a step: two views.
+MOST_CALLS = 2
+
 
 @dataclass(frozen=True)
 class Call:
@@ -36,7 +39,7 @@ class Record:
         self._calls: dict[str, list[Call]] = {}
 
     def __getitem__(self, name: str) -> list[Call]:
-        """The calls of a submodule, in order; none of one that is not hooked."""
+        """The first calls of a submodule, in order; none of one that is not hooked."""
         return self._calls.get(name, [])
 
     def __len__(self) -> int:
@@ -67,7 +70,9 @@ class Record:
             whole: Keep all that it takes and returns, else only the tensor that may be features.
             inputs: Keep what it takes for what it returns.
         """
-        keep = _Keep(self, self._calls.setdefault(name, []), whole, inputs)
+        # torch.compile compiles a hooked module once for each number of calls that it has seen.
+        most = MOST_CALLS if name else sys.maxsize
+        keep = _Keep(self, self._calls.setdefault(name, []), whole, inputs, most)
         self._handles.append(module.register_forward_hook(keep, with_kwargs=True))
 
     def features(self, output: Any) -> Any:
@@ -107,9 +112,10 @@ class _Keep:
     calls: list[Call]
     whole: bool
     inputs: bool
+    most: int
 
     def __call__(self, _: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> None:
-        if not self.record.listening:
+        if not self.record.listening or len(self.calls) == self.most:
             return
         if self.whole:
             # solo-learn's step later writes its loss into the dictionary that forward returned.

@@ -126,7 +126,9 @@ class Representation:
         """Measure, log over all ranks, and warn about what could not be computed."""
         with self._guarded(pl_module):
             if stage == TRAINING:
-                self._update_from_samples(pl_module)
+                # Guarded by itself: whatever happens here, the other ranks wait for this one below.
+                with self._guarded(pl_module):
+                    self._update_from_samples(pl_module)
             values, problems = self.measures[stage].compute(computing_device(pl_module))
             for kind, problem in problems.items():
                 if self._guard.strict:

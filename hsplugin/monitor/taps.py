@@ -1,7 +1,9 @@
 """Finds the features of a step, in the order in which methods hand them on.
 
 Hooks only keep references to what passed through; everything else happens after the step. They
-branch on nothing that changes between steps, so a compiled module is not compiled again.
+branch on nothing that changes between steps. Hooks within what torch.compile compiles have it
+compiled again within the first step, for its first and second view, so that it is left out where it
+can be: what it returns is hooked instead.
 """
 
 from __future__ import annotations
@@ -96,6 +98,11 @@ class Taps:
         self._found: Candidates | None = None
         self._prototypes: dict[int, str] = {}
         self._views: Callable[[Any], Views] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, made while a module trains, has no part in that training.
+        fresh = {"_record": Record(self.pool is not None), "_found": None, "_views": None}
+        return {**self.__dict__, **fresh}
 
     @property
     def ready(self) -> bool:

@@ -60,6 +60,8 @@ def pooled(output: Any, pool: Pool | None = None) -> Any:
     """
     if not isinstance(output, Tensor) or output.dim() < 3 or not output.is_floating_point():
         return output
+    if output.is_nested:  # its samples differ in length
+        return output
     if output.shape[2:].numel() == 1:
         return output.flatten(1)
     if pool == "cls" and output.dim() == 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -79,8 +80,9 @@ class GeometryCallback(TrainerCallback):  # type: ignore[misc]
         self._columns = len(arguments[0])
 
     def _keep(self, model: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if model.training:
-            self._embeddings.append(output["sentence_embedding"].detach())
+        embeddings = output.get("sentence_embedding") if isinstance(output, Mapping) else None
+        if model.training and isinstance(embeddings, Tensor):
+            self._embeddings.append(embeddings.detach())
 
     def _measure(self) -> dict[str, float]:
         rows = [len(embeddings) for embeddings in self._embeddings]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("pytorch_lightning")
@@ -327,6 +328,23 @@ def test_checkpoint_holds_only_plain_values_under_a_key_of_its_own(tmp_path: Pat
     assert states["hsplugin.GeometryMonitor[geometry]"]["history"] == monitors[0].history[:1]
 
 
+def test_a_checkpoint_of_a_monitor_of_one_representation_only_is_read() -> None:
+    samples = {"stride": 2, "kept": [(0, [torch.eye(3), torch.ones(3, 3), None])]}
+    state = {
+        "samples": samples,
+        "history": [{"epoch": 0, "uniformity": -1.0}],
+        "validation_history": [],
+        "collapsed": True,
+    }
+    monitor = GeometryMonitor()
+    monitor.load_state_dict(state)
+    assert monitor.history == state["history"]
+    restored = monitor.state_dict()["watched"][""]
+    assert restored["collapsed"]
+    assert restored["samples"]["stride"] == 2
+    assert torch.equal(restored["samples"]["kept"][0][1][0], torch.eye(3))
+
+
 AT_EPOCH_END = {"check_on_train_epoch_end": True}, {"save_on_train_epoch_end": True}
 
 
@@ -488,6 +506,37 @@ def test_compiled_modules_are_measured(backend: str, what: str) -> None:
         fit(module, [monitor])
     pairs = [(a, b) for epoch, index, a, b in module.seen if epoch == 1 and index % 2 == 0]
     assert monitor.history[1]["alignment"] == pytest.approx(expected(pairs)["alignment"], rel=1e-5)
+
+
+class Crops(Recipe):
+    """Ten views a step, of which the first two are compared, and a compiled backbone."""
+
+    def __init__(self, counter: CompileCounter, within: bool) -> None:
+        super().__init__()
+        if within:
+            self.backbone.compile(backend=counter, fullgraph=True)
+        else:
+            self.backbone = torch.compile(self.backbone, backend=counter, fullgraph=True)
+
+    def views(self, batch: Any) -> Any:
+        first, second, *_ = [self(batch[0] + 0.1 * view) for view in range(10)]
+        return first, second
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.views(batch)
+
+
+@pytest.mark.parametrize(("within", "more"), [(False, 0), (True, 2)])
+def test_a_compiled_module_is_not_compiled_for_every_view(within: bool, more: int) -> None:
+    def compilations(callbacks: list[Any]) -> int:
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        fit(Crops(counter, within), callbacks, validation=loader(seed=3))
+        return counter.frame_count
+
+    modes = 2  # training and validation
+    assert compilations([]) == modes
+    assert compilations([GeometryMonitor(strict=True)]) == modes * (1 + more)
 
 
 def test_collapse_is_warned_of_with_its_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ pytest.importorskip("pytorch_lightning")
 
 from hsplugin_lightly import GeometryMonitor
 
-from tests.monitor.recipes import Recipe, fit
+from tests.monitor.recipes import Recipe, fit, loader
 
 METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme", "effective_rank", "nesum")
 
@@ -85,6 +86,39 @@ def test_two_ranks_report_what_one_process_does(tmp_path: Path) -> None:
     assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
     assert len(list((tmp_path / "two").rglob("epoch-*.png"))) == 2
     assert len(list((tmp_path / "two").rglob("val-epoch-*.png"))) == 2
+
+
+class OneRankOnly(Recipe):
+    """By hand, and without features on rank zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        seen = super().training_step if self.global_rank else lambda batch, _: self(batch[0]).sum()
+        self.manual_backward(seen(batch, batch_idx))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("master_port")
+def test_a_rank_without_features_keeps_no_other_waiting() -> None:
+    import pytorch_lightning
+    from pytorch_lightning.strategies import DDPStrategy
+
+    trainer = pytorch_lightning.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=DDPStrategy(start_method="spawn", timeout=timedelta(seconds=60)),
+        max_epochs=1,
+        callbacks=[GeometryMonitor(["uniformity"], every_n_steps=1)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(OneRankOnly(), loader(rows=24))
+    assert trainer.state.finished
 
 
 def test_ranks_differ_so_that_the_equality_above_means_something() -> None:

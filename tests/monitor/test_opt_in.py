@@ -35,6 +35,7 @@ NAMESPACES = ["pytorch_lightning", "lightning.pytorch"]
             {"every_n_steps": 10, "metrics": ["rankme", "lidar"]},
         ),
         ("metrics=rankme", {"metrics": ["rankme"]}),
+        ("figures=on,strict=0,prog_bar=No", {"figures": True, "strict": False, "prog_bar": False}),
         (
             "module=backbone + projection_head, figures=true, labels=-1, prefix=shape",
             {
@@ -58,6 +59,7 @@ def test_arguments_stand_in_the_environment(setting: str, options: dict | None) 
         ("every_n_steps", "'every_n_steps' is no argument"),
         ("every_n_steps=1,,figures=true", "'' is no argument"),
         ("perhaps", "set it to 1"),
+        ("figures=perhaps", "figures is on or off, got 'perhaps'"),
     ],
 )
 def test_a_mistake_is_told_once_and_stops_nothing(

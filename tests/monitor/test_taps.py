@@ -427,6 +427,8 @@ def test_labels_that_are_not_there_are_refused(where: str | int, message: str) -
     with pytest.raises(RefusedError, match=message):
         layout = {"image": Z, "label": LABELS}
         found(Taps(labels=where), model, lambda: model.criterion(Z, Z), layout)
+    with pytest.raises(RefusedError, match=r"is not in the batch, which has float32 \(6, 5\)"):
+        found(Taps(labels=where), model, lambda: model.criterion(Z, Z), Z)
     with pytest.raises(TypeError, match="labels must be the key or the position"):
         Taps(labels=1.5)
 
@@ -455,6 +457,44 @@ def test_a_copy_of_the_module_records_nothing_and_needs_no_hsplugin(copied: Any)
     assert hooks and b"hsplugin.monitor" not in pickle.dumps(hooks)
     model(a)
     assert len(taps._record)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_made_while_a_module_trains_starts_without_it(copied: Any) -> None:
+    model, (a, _), taps = Model(), batch(), Taps(labels=1, pool="cls")
+    taps.install(model)
+    taps.listen()
+    model(a)
+    taps.views(model, None, (a, torch.arange(len(a))))
+    twin = copied(taps)
+    assert (twin.labels, twin.pool, twin.measured) == (1, "cls", taps.measured)
+    assert not twin.ready and not len(twin._record)
+    assert len(taps._record)
+
+
+def test_a_part_compiled_by_jit_takes_no_hook_and_is_left_out() -> None:
+    model, (a, b), taps = Model(criterion=Criterion()), batch(), Taps()
+    model.backbone = torch.jit.script(model.backbone)
+    taps.install(model)
+    taps.listen()
+    model.criterion(model(a), model(b))
+    assert taps.views(model, None, a).x.shape == (len(a), 5)
+    with pytest.raises(RefusedError, match=r"compiled by torch.jit.*extract="):
+        Taps(module="backbone").install(model)
+
+
+def test_nested_tensors_are_no_features_and_stop_nothing() -> None:
+    class Ragged(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nested.nested_tensor([x[:1], x[1:]])
+
+    model, taps = nn.Module(), Taps()
+    model.backbone = Ragged()
+    taps.install(model)
+    taps.listen()
+    model.backbone(Z)
+    with pytest.raises(RefusedError, match=r"'backbone' is a tensor of 3 dimensions"):
+        taps.views(model, None, Z)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 40, 173])
