@@ -33,8 +33,7 @@ def unit_rows(x: Tensor) -> Tensor:
     x = x.to(computing_dtype(x.dtype))
     # Not by row_lengths, whose second derivative is NaN for a zero row.
     squared = x.square().sum(dim=-1, keepdim=True)
-    lengths = squared.masked_fill(squared <= SHORTEST_ROW**2, 1.0).sqrt()
-    return x / (lengths + 0 * lengths)
+    return x / torch.threshold(squared + 0 * squared, SHORTEST_ROW**2, 1.0).sqrt()
 
 
 def row_lengths(x: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def every_pair(views: Mapping[str, Tensor]) -> Pairs:
 
 def zero(x: Tensor) -> Tensor:
     """0 with the gradient 0, but NaN where x is not finite."""
-    return 0 * x.sum(dtype=computing_dtype(x.dtype))
+    return (0 * x).sum(dtype=computing_dtype(x.dtype))
 
 
 class SphereLoss(nn.Module):

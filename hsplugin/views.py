@@ -78,7 +78,8 @@ def mean_alignment(
         ValueError: On every rank, if gathering and no rank has a row.
     """
     z = views.unbind()
-    distances = torch.cat([pair_distances(z[i], z[j], alpha) for i, j in pairs])
+    of_pairs = [pair_distances(z[i], z[j], alpha) for i, j in pairs]
+    distances = of_pairs[0] if len(of_pairs) == 1 else torch.cat(of_pairs)
     return mean_over_ranks(distances) if gather_distributed else distances.mean()
 
 
