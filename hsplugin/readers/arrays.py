@@ -71,7 +71,7 @@ class Arrays:
         """The arrays that the key leaves; a nested one is called by the end of its name, too."""
         key = wanted.key
         if key is None:
-            arrays = {name: a for name, a in self.arrays.items() if name not in wanted.others}
+            arrays = {name: a for name, a in self.arrays.items() if not _is_called(name, wanted)}
             if not arrays:
                 raise CommandError(
                     f"{self.path}: holds nothing that could be the {wanted.purpose}"
@@ -95,7 +95,7 @@ class Arrays:
             return array
         deep = {name: a.name for name, a in arrays.items() if len(a.shape) > 1}
         left = [name for name, called in deep.items() if called != array.name]
-        left += [name for name in self.unusable if name not in wanted.others]
+        left += [name for name in self.unusable if not _is_called(name, wanted)]
         if not left:
             return array
         note = f"{array.name}: is taken as the {wanted.purpose}; left out {listed(left)}"
@@ -108,3 +108,8 @@ class Arrays:
         more = len(self.unusable) - len(first)
         shown = [f"{name or 'the array'} {reason}" for name, reason in first]
         return "; unusable: " + "; ".join(shown + ([f"{more} more"] if more else []))
+
+
+def _is_called(name: str, wanted: Wanted) -> bool:
+    """Whether an array is asked for by another key, which may be the end of its name."""
+    return any(name == other or name.endswith("." + other) for other in wanted.others)

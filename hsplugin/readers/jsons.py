@@ -155,7 +155,11 @@ def _columns(path: Path, content: Any) -> tuple[str, dict[str, list[Any]]]:
     if len(held) >= FEWEST_ROWS and all(
         isinstance(record, dict) and record and record.keys() == held[0].keys() for record in held
     ):
+        # Pandas writes numbers by column and row or by row and column.
+        numbers = not any(isinstance(value, list | dict | str) for value in held[0].values())
         if not all(map(str.isdigit, held[0])):
+            if numbers and any(family(name) for name in content):
+                raise CommandError(doubt)
             note = f"{path}: its {len(held)} records are taken as rows"
             return note, {"names": list(content)} | _columns(path, held)[1]
         if all(map(str.isdigit, content)) and len(held) > len(held[0]):

@@ -154,6 +154,10 @@ def rows_by_number(path):
     pd.DataFrame(X).to_json(path, orient="index")
 
 
+def columns_by_numbered_names_of_rows(path):
+    FRAME.set_index(FRAME.index.map("img{}".format)).to_json(path)
+
+
 def columns_of_other_rows(path):
     path.write_text('{"e0": {"0": 0.5, "1": 1.5}, "e1": {"1": 0.5, "0": 1.5}}')
 
@@ -202,6 +206,7 @@ def negated_view(path):
         (gaps_in_text, "x.csv", "'[0.5, , 0.25]'"),
         (two_vectors_by_numbered_names, "x.json", "rows or columns"),
         (rows_by_number, "x.json", "rows or columns"),
+        (columns_by_numbered_names_of_rows, "x.json", "rows or columns"),
         (columns_of_other_rows, "x.json", "e1 has other rows"),
         (boxes_beside_vectors, "x.json", "could be embeddings, metadatas.box"),
         (arrays_appended, "x.npy", "np.save appended"),
@@ -244,6 +249,13 @@ def test_labels_in_a_list_beside_a_tensor_are_taken(kind, tmp_path):
     found, _ = known_labels(tmp_path / "x.pt", features)
     assert np.concatenate(list(found.chunks(64))).tolist() == [str(label) for label in labels]
     assert names_in(tmp_path / "x.pt") == ["embeddings", "labels"]
+
+
+def test_the_end_of_a_name_keeps_another_side_from_being_the_features(tmp_path):
+    torch.save({"out": {"image": TENSOR, "text": TENSOR[:9]}}, tmp_path / "x.pt")
+    options = {"dimensions": 2, "purpose": "features (--key)"}
+    found = find_array(tmp_path / "x.pt", None, others=["text"], **options)
+    assert found.rows == ROWS and not found.notes
 
 
 def test_lists_of_numbers_in_a_pt_file_are_refused_with_the_remedy(tmp_path):
