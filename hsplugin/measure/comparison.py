@@ -198,6 +198,7 @@ def _column(metric: str, entries: list[Entry], options: Options) -> list[str]:
             cells.append("-" if estimate is None else f"{estimate.value:{sign}.4f}")
             if options.intervals:
                 ends = None if estimate is None else estimate.interval
-                cells.append("" if ends is None else f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]")
+                missing = "" if estimate is None else estimate.missing
+                cells.append(f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]" if ends else missing)
     width = max(len(cell) for cell in cells) + 2
     return [f"{cell:>{width}}" for cell in cells]
