@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort",
         metavar="METRIC",
-        help="order several files by a metric, the best first",
+        help="order several files by a metric, the best first; the least where neither end is best",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all values as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a line a file")
