@@ -37,7 +37,7 @@ th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid #e3e6ea; text-
   vertical-align: top; white-space: nowrap; }
 th { border-bottom: 2px solid #9aa3ad; font-weight: 600; }
 th:first-child, td:first-child, .text { text-align: left; }
-td.text { white-space: normal; min-width: 10rem; }
+td.text { white-space: normal; min-width: 10rem; overflow-wrap: anywhere; }
 td small { display: block; color: #59626d; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid #3366aa; outline-offset: 2px; }
@@ -196,7 +196,8 @@ def figure(**layout: Any) -> Any:
 
 def shown(text: str, longest: int = 60) -> str:
     """Text of others for plotly, which takes some tags in it for its own."""
-    return html.escape(text if len(text) <= longest else f"{text[: longest - 3]}...")
+    short = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return html.escape(short, quote=False)
 
 
 def _cell(value: Any) -> str:

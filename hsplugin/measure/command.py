@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort",
         metavar="METRIC",
-        help="order several files by a metric, the best first",
+        help="order several files by a metric, the best first; the least where neither end is best",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all values as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a line a file")
@@ -169,13 +169,16 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             args.json.write_text(as_json(geometries, options) + "\n")
         if args.csv:
-            args.csv.write_text(as_csv(entries))
+            args.csv.write_text(as_csv(entries), encoding="utf-8")
         if args.picture:
             picture(geometries, args.picture)
         if args.html:
             from hsplugin.measure.page import page
 
-            args.html.write_text(page(entries, options), encoding="utf-8")
+            # A command line may hold bytes that are not Unicode.
+            args.html.write_text(
+                page(entries, options), encoding="utf-8", errors="backslashreplace"
+            )
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot write: {error}") from error
     return 0

@@ -47,7 +47,8 @@ def compare(geometries: list[Geometry], options: Options, sort: str | None = Non
     Args:
         geometries: What was measured of each file; differences are to the first.
         options: How it was measured.
-        sort: The metric by which entries are sorted, the best first; as given without.
+        sort: The metric by which entries are sorted, the best first, or the least where neither
+            end is best; as given without.
     """
     all_metrics = [metrics_of(geometry) for geometry in geometries]
     first = all_metrics[0]
@@ -198,6 +199,7 @@ def _column(metric: str, entries: list[Entry], options: Options) -> list[str]:
             cells.append("-" if estimate is None else f"{estimate.value:{sign}.4f}")
             if options.intervals:
                 ends = None if estimate is None else estimate.interval
-                cells.append("" if ends is None else f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]")
+                missing = "" if estimate is None else estimate.missing
+                cells.append(f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]" if ends else missing)
     width = max(len(cell) for cell in cells) + 2
     return [f"{cell:>{width}}" for cell in cells]

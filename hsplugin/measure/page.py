@@ -66,8 +66,7 @@ def _counted(number: int, what: str) -> str:
 
 def _metrics_of_one(made: Page, entry: Entry) -> None:
     rows = [
-        [name, _with_interval(estimate), estimate.note or estimate.missing]
-        for name, estimate in entry.metrics.items()
+        [name, _with_interval(estimate), estimate.note] for name, estimate in entry.metrics.items()
     ]
     made.table(["metric", entry.name, "how to read it"], rows)
 
@@ -98,7 +97,7 @@ def _with_interval(estimate: Estimate | None) -> Any:
     if estimate is None:
         return None
     ends = estimate.interval
-    return estimate.value, f"[{ends[0]:.4f}, {ends[1]:.4f}]" if ends else ""
+    return estimate.value, f"[{ends[0]:.4f}, {ends[1]:.4f}]" if ends else estimate.missing
 
 
 def _sides(entries: list[Entry]) -> list[tuple[str, Geometry]]:
@@ -121,16 +120,16 @@ def _distances(entries: list[Entry], options: Options) -> list[Any]:
         ("Positive pairs", [(e.name, e.geometry.distances) for e in paired]),
         ("All pairs of a sample", [(n, _all_distances(g)) for n, g in _sides(entries)]),
     ):
-        if not counts:
+        if not any(numbers.any() for _, numbers in counts if numbers is not None):
             continue
         drawn = figure(
-            title=title,
+            title=title if options.normalize else f"{title} nearer than 2",
             xaxis_title="distance",
             yaxis_title="density",
             barmode="overlay",
             bargap=0,
             showlegend=len(counts) > 1,
-            xaxis_range=[0, 2] if options.normalize else None,
+            xaxis_range=[0, 2],
         )
         for name, numbers in counts:
             assert numbers is not None

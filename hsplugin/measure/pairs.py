@@ -65,8 +65,8 @@ class PairMean:
 
     @cached_property
     def error(self) -> float:
-        """Standard error of the mean; NaN for a single pair or row."""
-        if self.groups < 2:
+        """Standard error of the mean; NaN for a single pair or row, or if they are too large."""
+        if self.groups < 2 or not np.isfinite(self.value):
             return float("nan")
         residuals = self.values - self.value
         alone = np.square(residuals).sum()

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from hsplugin.cli import main
+from hsplugin.measure.comparison import as_text, compare
+from hsplugin.measure.geometry import Options, measure
+from hsplugin.measure.page import _distances, page
 from hsplugin.page import Page
 from tests.browser import chromium, complaints, requests
 from tests.measure.files import RANDOM
+from tests.measure.test_pairs import array_of
 
 pytest.importorskip("plotly")
 NASTY = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
@@ -27,7 +31,7 @@ def browser(tmp_path_factory):
 def written(tmp_path_factory):
     """Pages of one file, of several, and of two sides, with a label and names that inject."""
     folder = tmp_path_factory.mktemp("pages")
-    labels = np.array(["cat", NASTY, "<b>dog</b>"])[np.arange(300) % 3]
+    labels = np.array(["cat", NASTY, """<b>dog's "own"</b>"""])[np.arange(300) % 3]
     for number, name in enumerate(["plain", "<img src=x onerror=alert(1)>", "third"]):
         x = X * np.linspace(1, 0.2 + 0.3 * number, 8)
         np.savez(folder / f"{name}.npz", x=x, y=x + 0.2, label=labels)
@@ -126,7 +130,7 @@ def test_labels_and_names_are_shown_as_text(browser, written):
     drawn(browser, written / "all.html")
     legend = browser.find_elements("css selector", ".legendtext")
     shown = [entry.text for entry in legend]
-    assert "<b>dog</b>" in shown
+    assert """<b>dog's "own"</b>""" in shown
     assert any(text.startswith("</script><script>window.hacked") for text in shown)
     assert NASTY in browser.find_element("tag name", "body").text
     names = [cell.text for cell in browser.find_elements("css selector", "td:first-child")]
@@ -157,6 +161,40 @@ def test_pages_of_features_without_spread(rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", rows)
     assert main(["measure", "x.npy", "--positive", "x.npy", "--html", "x.html"]) == 0
+
+
+@pytest.mark.slow
+def test_a_long_name_hides_no_values(browser, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", x=X, label=np.array(["long" * 100, "b"])[np.arange(300) % 2])
+    assert main(["measure", "x.npz", "--key", "x", "--html", "x.html"]) == 0
+    drawn(browser, tmp_path / "x.html")
+    table = browser.find_elements("css selector", "table")[-1]
+    assert table.size["width"] <= browser.find_element("tag name", "body").size["width"]
+
+
+def test_a_command_that_is_not_unicode_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hsplugin", "measure", "bad\udcff.npy"])
+    np.save("x.npy", X)
+    assert main(["measure", "x.npy", "--html", "x.html"]) == 0
+    assert r"bad\udcff.npy" in (tmp_path / "x.html").read_text(encoding="utf-8")
+
+
+def test_distances_beyond_the_bins_are_not_drawn_as_none():
+    options = Options(normalize=False, fit_range=(1, 5))
+    geometries = [measure(array_of(s * X), array_of(s * X + s), None, options) for s in (0.1, 50)]
+    near, far = compare(geometries, options)
+    titles = [drawn.layout.title.text for drawn in _distances([near, far], options)]
+    assert titles == ["Positive pairs nearer than 2", "All pairs of a sample nearer than 2"]
+    assert _distances([far], options) == []
+
+
+def test_a_page_tells_why_there_is_no_interval():
+    options = Options(fit_range=(1, 5))
+    few = measure(array_of(X[:40]), None, None, options)
+    assert page(compare([few], options), options).count("from 80 rows on") >= 3
+    assert as_text(compare([few, few], options), options, 200).count("from 80 rows on") >= 3
 
 
 def test_a_page_that_cannot_be_written_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
