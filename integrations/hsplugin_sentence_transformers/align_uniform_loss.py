@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import hsplugin
 from hsplugin import AlignLoss, UniformLoss
 from hsplugin.checks import check_number
 
@@ -21,9 +22,7 @@ class AlignUniformLoss(nn.Module):
         w_a \frac1N \sum_i \|a_i - p_i\|_2^\alpha + w_u \frac{U(a) + U(p \cup n)}{2}, \qquad
         U(x) = \log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}
 
-    so that a negative is pushed away from every document, its anchor's positive included. In large
-    batches ``align_weight`` and ``t`` of s / 2 come close to ``MultipleNegativesRankingLoss`` with
-    ``scale=s``.
+    so that a negative is pushed away from every document, its anchor's positive included.
 
     Equal texts in one batch are pushed apart in vain: train with ``BatchSamplers.NO_DUPLICATES``.
 
@@ -73,6 +72,32 @@ class AlignUniformLoss(nn.Module):
         self.align = AlignLoss(alpha, gather_distributed=gather_across_devices)
         self.uniform = UniformLoss(t, gather_distributed=gather_across_devices)
         self.log_terms = log_terms
+
+    @classmethod
+    def from_temperature(
+        cls, model: nn.Module, temperature: float, **settings: Any
+    ) -> AlignUniformLoss:
+        """The loss in place of ``MultipleNegativesRankingLoss(model, scale=1 / temperature)``.
+
+        They agree in the limit of many pairs, less the logarithm of the number of documents; see
+        :meth:`hsplugin.AlignUniformLoss.from_temperature` for the derivation and its limits.
+
+        Args:
+            model: The ``SentenceTransformer`` that is trained.
+            temperature: 1 over the ``scale`` of the loss replaced, above 0.
+            settings: ``gather_across_devices`` and ``log_terms``.
+
+        Raises:
+            TypeError: If the temperature is not a number, or a setting is unknown or one that it
+                determines.
+            ValueError: If the temperature is not above 0.
+
+        Example::
+
+            loss = AlignUniformLoss.from_temperature(model, 0.05)  # scale=20, the default there
+        """
+        like = hsplugin.AlignUniformLoss.from_temperature(temperature)
+        return cls(model, like.align_weight, like.uniform_weight, like.alpha, like.t, **settings)
 
     def forward(
         self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None

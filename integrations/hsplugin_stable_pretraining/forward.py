@@ -48,7 +48,7 @@ def align_uniform(self: Any, batch: Mapping[str, Any], stage: str) -> dict[str, 
             forward=align_uniform,
             backbone=backbone,
             projector=projector,
-            align_uniform_loss=hsplugin.AlignUniformLoss(),
+            align_uniform_loss=hsplugin.AlignUniformLoss.from_temperature(0.5),  # simclr_loss's
         )
     """
     views = views_of(batch)

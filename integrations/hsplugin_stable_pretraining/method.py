@@ -48,7 +48,8 @@ class AlignUniform(SimCLR):
         encoder_name: Name of a timm model, or a module that maps images to (N, D).
         projector_dims: Widths of the projector's layers; the last is the dimension d.
         align_uniform_loss: The loss of two views (N, d); by default
-            :class:`hsplugin.AlignUniformLoss` with the paper's settings.
+            :class:`hsplugin.AlignUniformLoss` with the paper's settings. In place of a contrastive
+            loss of temperature tau, pass ``hsplugin.AlignUniformLoss.from_temperature(tau)``.
         low_resolution: Adapt the first convolution to images of 32 x 32.
         pretrained: Load the timm model's weights.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,21 @@ def test_the_terms_are_those_of_the_definition(model, columns, settings):
     embeddings = [model.encode(texts, convert_to_tensor=True) for texts in columns.values()]
     expected = definition(embeddings, weights, alpha, t)
     assert (terms["align"].item(), terms["uniform"].item()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2.0, 5.0])
+def test_a_temperature_takes_the_place_of_the_scale(model, scale: float):
+    generator = torch.Generator().manual_seed(0)
+    anchors = normalize(torch.randn(2000, 16, generator=generator), dim=1)
+    positives = normalize(anchors + 0.1 * torch.randn(2000, 16, generator=generator), dim=1)
+    ranking = losses.MultipleNegativesRankingLoss(model, scale=scale)
+    ours = AlignUniformLoss.from_temperature(model, 1 / scale, log_terms=False)
+    replaced, replacing = (
+        loss.compute_loss_from_embeddings([anchors, positives], None) for loss in (ranking, ours)
+    )
+    assert replacing.item() == pytest.approx(replaced.item() - math.log(2000), abs=0.02 * scale)
+    with pytest.raises(TypeError, match="'t'"):
+        AlignUniformLoss.from_temperature(model, 0.1, t=2.0)
 
 
 def test_a_negative_is_pushed_from_its_anchors_positive(model):
