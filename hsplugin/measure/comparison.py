@@ -47,8 +47,8 @@ def compare(geometries: list[Geometry], options: Options, sort: str | None = Non
     Args:
         geometries: What was measured of each file; differences are to the first.
         options: How it was measured.
-        sort: The metric by which entries are sorted, the best first, or the least where neither end is
-            best; as given without.
+        sort: The metric by which entries are sorted, the best first, or the least where neither
+            end is best; as given without.
     """
     all_metrics = [metrics_of(geometry) for geometry in geometries]
     first = all_metrics[0]
