@@ -64,9 +64,10 @@ class PairMean:
         return self.value
 
     @cached_property
+    @np.errstate(over="ignore", invalid="ignore")
     def error(self) -> float:
         """Standard error of the mean; NaN for a single pair or row, or if they are too large."""
-        if self.groups < 2 or not np.isfinite(self.value):
+        if self.groups < 2:
             return float("nan")
         residuals = self.values - self.value
         alone = np.square(residuals).sum()
