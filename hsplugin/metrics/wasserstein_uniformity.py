@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from hsplugin.functional import power_of_length
-from hsplugin.metrics.moments import MomentMetric, Moments
+from hsplugin.metrics.moments import MomentMetric, Spectra
 
 
 def wasserstein_uniformity(features: Tensor) -> Tensor:
@@ -77,8 +77,8 @@ class WassersteinUniformity(MomentMetric):
         """From 0 to the root of 2 on the sphere."""
         return 0.0, 2**0.5 if self._normalize else float("inf")
 
-    def _value(self, shared: Moments) -> Tensor:
+    def _value(self, shared: Spectra) -> Tensor:
         spectrum = shared.covariance_spectrum * shared.scale**2
         spread = spectrum.sum() - 2 / len(spectrum) ** 0.5 * power_of_length(spectrum, 1.0).sum()
-        squared = (shared.mean * shared.scale).square().sum() + 1 + spread
+        squared = shared.mean_square * shared.scale**2 + 1 + spread
         return power_of_length(squared.clamp(min=0), 1.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hsplugin.checks import check_integer
 from hsplugin.monitor.guard import Guard
-from hsplugin.monitor.measures import WIDEST_BY_DEFAULT, build_metrics
+from hsplugin.monitor.measures import build_metrics
 from hsplugin.monitor.representation import TEST, TRAINING, VALIDATION, Representation
 from hsplugin.monitor.taps import Extract, Taps
 from hsplugin.monitor.views import Pool
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme")
+# Of these, what goes without saying where a batch has no labels.
+NEED_LABELS = ()
 
 
 class GeometryMonitorMixin:
@@ -61,7 +63,8 @@ class GeometryMonitorMixin:
         metrics: Names in :data:`hsplugin.metrics.METRICS`, or a mapping from name to
             ``torchmetrics.Metric``. Of other packages' metrics, an ``update(x)`` gets features,
             ``update(x, labels)`` also the labels of the batch, any other ``update(x, y)`` both
-            views.
+            views. Metrics over moments, asked for by name, are read off the Gram matrix of at most
+            2048 rows where features have more than 2048 dimensions; those of a mapping are not.
         extract: ``extract(pl_module, outputs, batch)`` returning features (n, d), a pair of them
             or a dictionary with "x" and optionally "y" and "labels". Called after each training and
             validation step, in evaluation mode, without gradient, with random states restored.
@@ -122,7 +125,8 @@ class GeometryMonitorMixin:
         self.validation_history: list[dict[str, float]] = []
         self.test_history: list[dict[str, float]] = []
         chosen = build_metrics(DEFAULT_METRICS if metrics is None else metrics, max_samples)
-        widest = WIDEST_BY_DEFAULT if metrics is None else None
+        quiet = NEED_LABELS if metrics is None else ()
+        wide_rows = None if isinstance(metrics, Mapping) else max_samples
         guard = Guard(strict)
         self._watched = {
             name: Representation(
@@ -130,7 +134,8 @@ class GeometryMonitorMixin:
                 Taps(extract, path, labels, pool),
                 guard,
                 chosen,
-                widest,
+                quiet,
+                wide_rows,
                 every_n_steps,
                 max_samples,
                 figures,

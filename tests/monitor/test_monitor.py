@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 import hsplugin
 from hsplugin.monitor import GeometryWarning
 from tests import reference
+from tests.metrics import definitions
 from tests.monitor.recipes import Recipe, Validated, fit, loader
 
 
@@ -578,12 +579,20 @@ def test_labels_of_the_batch_reach_the_metrics_that_take_them() -> None:
     assert monitor.history[0]["tolerance"] == pytest.approx(value)
 
 
-def test_wide_features_are_spared_the_spectrum_unless_asked_for() -> None:
-    module = Recipe(dim=2100)
-    with pytest.warns(GeometryWarning, match="rankme is not measured: features have 2100"):
-        trainer = fit(module, [GeometryMonitor()], max_epochs=1)
-    assert "geometry/rankme" not in trainer.callback_metrics
-    assert "geometry/uniformity" in trainer.callback_metrics
+def test_wide_features_are_measured_from_the_gram_matrix_of_their_rows() -> None:
+    names = ["wasserstein_uniformity", "rankme", "effective_rank", "nesum"]
+    module, monitor = Recipe(dim=2100), GeometryMonitor(names, every_n_steps=1)
+    fit(module, [monitor], max_epochs=1)
+    x = torch.cat([a for _, _, a, _ in module.seen]).double().numpy()
+    assert x.shape == (len(loader().dataset), 2100)
+    expected = {
+        "wasserstein_uniformity": definitions.wasserstein_uniformity(definitions.unit(x)),
+        "rankme": definitions.rankme(x),
+        "effective_rank": definitions.effective_rank(x),
+        "nesum": definitions.nesum(x),
+    }
+    for name, value in expected.items():
+        assert monitor.history[0][name] == pytest.approx(value, rel=1e-6), name
 
 
 @pytest.mark.parametrize(
