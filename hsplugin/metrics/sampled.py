@@ -171,6 +171,29 @@ class SampledMetric(GeometryMetric):
         return {name: Jackknifed.of_one(metric._value(whole)) for name, metric in family.items()}
 
 
+class LabelledSample(SampledMetric):
+    """Base of those that take labels besides."""
+
+    takes = ("x", "labels")
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add labelled features.
+
+        Args:
+            features: Shape (N, d), of any floating dtype, N >= 1.
+            labels: Integer class labels, shape (N,); rows with a negative one have none.
+
+        Raises:
+            TypeError: If features is no floating-point tensor or labels hold no integers.
+            ValueError: If a shape is wrong, labels are missing, or d differs from earlier calls.
+        """
+        self._add(features, labels)
+
+    def _check(self, features: Tensor, labels: Tensor | None = None, *, min_rows: int = 1) -> None:
+        super()._check(features, min_rows=min_rows)
+        check_labels(labels, len(features))
+
+
 class WideRows(SampledMetric):
     """A fair sample of wide features, from which metrics over moments take their Gram matrix.
 

@@ -16,9 +16,9 @@ from hsplugin.potential.distributed import rank
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme")
+DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme", "knn")
 # Of these, what goes without saying where a batch has no labels.
-NEED_LABELS = ()
+NEED_LABELS = ("knn",)
 
 
 class GeometryMonitorMixin:
@@ -31,9 +31,9 @@ class GeometryMonitorMixin:
     **Training.** Every ``every_n_steps``-th batch of an epoch, starting with the first, is kept, up
     to ``max_samples`` rows spread evenly over the epoch. At the end of the epoch they give
     ``geometry/alignment``, ``geometry/uniformity``, ``geometry/uniformity_gap`` (to the lowest
-    value attainable in that dimension), ``geometry/wasserstein_uniformity``, ``geometry/rankme``:
-    over all ranks, for loggers, the progress bar, ``EarlyStopping`` and
-    ``ModelCheckpoint(monitor="geometry/uniformity")``. Within the epoch
+    value attainable in that dimension), ``geometry/wasserstein_uniformity``, ``geometry/rankme``
+    and, where batches have labels, ``geometry/knn``: over all ranks, for loggers, the progress bar,
+    ``EarlyStopping`` and ``ModelCheckpoint(monitor="geometry/uniformity")``. Within the epoch
     ``geometry/alignment_step`` and ``geometry/uniformity_step`` show the latest batch kept on
     rank zero.
 
