@@ -221,9 +221,7 @@ class MomentMetric(GeometryMetric):
         return self._value(self._spectra(features))
 
     def _spectra(self, features: Tensor) -> Spectra:
-        """From the smaller of the two matrices that have them."""
-        x = self._points(features)
-        return Gram.of(x) if len(x) < x.shape[1] else Moments.unpack(pack_moments(x))
+        return spectra_of(self._points(features))
 
     def _points(self, features: Tensor) -> Tensor:
         return directions(features) if self._normalize else features
@@ -236,6 +234,19 @@ class MomentMetric(GeometryMetric):
 
     def _family(self) -> tuple[Any, ...]:
         return ("moments", self._normalize)
+
+
+def spectra_of(features: Tensor) -> Spectra:
+    """The spectra of features (N, d), from the smaller of the two matrices that have them."""
+    if len(features) < features.shape[1]:
+        return Gram.of(features)
+    return Moments.unpack(pack_moments(features))
+
+
+def covariance_spectrum(features: Tensor) -> Tensor:
+    """Eigenvalues of the covariance of features (N, d), descending, shape (d,)."""
+    spectra = spectra_of(features)
+    return spectra.covariance_spectrum * spectra.scale**2
 
 
 def values_of_rows(metrics: Mapping[str, MomentMetric], features: Tensor) -> dict[str, Tensor]:

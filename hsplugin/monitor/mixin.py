@@ -80,9 +80,10 @@ class GeometryMonitorMixin:
             looked for under the usual keys, and else are the last integers, one a sample.
         pool: How outputs that are tokens (n, l, d) become features: "mean", or "cls" for the first
             token. If None they are not measured.
-        figures: Draw features of rank zero, positive distances and the trajectory so far at the
-            end of each epoch: to ``<log directory>/<prefix>/epoch-0000-step-00000100.png``, and to
-            the loggers that take pictures: TensorBoard, W&B, MLflow, Comet, Neptune, Aim and any
+        figures: Draw features of rank zero, their spectrum, positive distances and the trajectory
+            so far at the end of each epoch: to
+            ``<log directory>/<prefix>/epoch-0000-step-00000100.png``, and to the loggers that take
+            pictures: TensorBoard, W&B, MLflow, Comet, Neptune, Aim and any
             with a ``log_image``. For a validation as ``val_figure`` and
             ``val-epoch-0000-step-00000100.png``, for a test likewise.
         prog_bar: Show the epoch's values in the progress bar.
