@@ -119,6 +119,19 @@ class Uniformity(SampledMetric):
         self.backend = check_backend(backend)
         self.last_report: UniformityReport | None = None
 
+    def update(self, features: Tensor, labels: Tensor | None = None) -> None:
+        """Add features.
+
+        Args:
+            features: Shape (N, d), of any floating dtype, N >= 1.
+            labels: Integer class labels from 0 on, shape (N,), if classes are to be reported.
+
+        Raises:
+            TypeError: If features is no floating-point tensor or labels hold no integers.
+            ValueError: If a shape is wrong or d differs from that of earlier calls.
+        """
+        self._add(features, labels)
+
     def report(self) -> UniformityReport:
         """Return :meth:`compute`'s value with its error, optimum, gap and classes.
 

@@ -150,7 +150,7 @@ class Measures:
         If one rank could not update a metric, no rank computes it; the others would hang.
         """
         wide = self._wide()
-        fed = {name: self._rows if name in wide else self._metrics[name] for name in self._metrics}
+        fed: dict[str, Any] = {n: self._rows if n in wide else m for n, m in self._metrics.items()}
         flags = _smallest([int(metric.update_count > 0) for metric in fed.values()], device)
         usable = [name for name, flag in zip(fed, flags, strict=True) if flag]
         values = self._of_wide_rows({name: wide[name] for name in usable if name in wide}, device)
