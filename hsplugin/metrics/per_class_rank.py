@@ -75,7 +75,7 @@ class PerClassRank(LabelledSample):
     name = "per_class_rank"
     title = "rank within classes"
     settings = ("max_samples",)
-    note = "of {most}, 0 is a collapse of classes"
+    note = "0 is a collapse of classes"
     higher_is_better = True
 
     def __init__(self, *, max_samples: int = 10_000, seed: int = 0, **kwargs: Any) -> None:

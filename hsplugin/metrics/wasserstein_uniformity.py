@@ -35,6 +35,7 @@ def wasserstein_uniformity(features: Tensor) -> Tensor:
         ValueError: If the shape is wrong or a value is NaN or infinite.
 
     Example:
+        >>> import torch
         >>> corners = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> round(wasserstein_uniformity(corners).item(), 6)
         0.0
@@ -55,6 +56,7 @@ class WassersteinUniformity(MomentMetric):
         kwargs: Of :class:`torchmetrics.Metric`.
 
     Example:
+        >>> import torch
         >>> metric = WassersteinUniformity()
         >>> metric.update(torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
         >>> metric.update(torch.tensor([[0.0, 3.0], [0.0, -1.0]]))
