@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.metrics.directions import directions
+from hsplugin.metrics.moments import covariance_spectrum
 
 
 def figure(columns: int, *, width: float = 4.0, height: float = 3.6) -> tuple[Any, list[Any]]:
@@ -99,6 +100,29 @@ def principal_plane(axes: Any, features: Tensor, labels: Tensor | None = None) -
         title=f"features in the plane, d = {features.shape[1]}",
     )
     axes.set_aspect("equal")
+
+
+def spectrum(axes: Any, features: Tensor) -> None:
+    """Eigenvalues of the covariance of unit features (n, d), both axes logarithmic.
+
+    The dashed line is what features spread in all directions alike have, 1 / d each.
+
+    Raises:
+        ValueError: If the features are not (n, d) with at least two rows.
+    """
+    if features.dim() != 2 or len(features) < 2:
+        raise ValueError(f"features must have shape (n, d), n >= 2, got {tuple(features.shape)}")
+    eigenvalues = covariance_spectrum(directions(features.detach().cpu()))
+    positive = eigenvalues[eigenvalues > 0]
+    axes.plot(range(1, len(positive) + 1), positive.numpy(), linewidth=1)
+    axes.axhline(1 / features.shape[1], color="0.6", linestyle="--", linewidth=1)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="index",
+        ylabel="eigenvalue of the covariance",
+        title=f"spectrum, {len(positive)} of {features.shape[1]} above zero",
+    )
 
 
 def distance_histogram(axes: Any, x: Tensor, y: Tensor, label: str | None = None) -> None:

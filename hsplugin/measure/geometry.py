@@ -240,7 +240,7 @@ def count_distances(lengths: Tensor) -> Tensor:
 def _estimate(
     metric: GeometryMetric, found: Jackknifed, rows: int, dim: int, options: Options
 ) -> Estimate:
-    note, missing = metric.describe(dim), ""
+    note, missing = metric.describe(rows, dim), ""
     confidence = options.confidence if options.intervals and rows >= FEWEST_ROWS else None
     if confidence and metric.needs_matrix and rows < ROWS_A_DIMENSION * dim:
         confidence, missing = None, f"from {ROWS_A_DIMENSION * dim} rows on"

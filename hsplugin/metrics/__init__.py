@@ -4,10 +4,11 @@ Each metric has a file with its function, its class and what the class declares 
 table lists them, and the monitor, ``hsplugin measure``, sweeps and the functions in
 :mod:`hsplugin.metrics.functional` follow it.
 
-The classes stream: metrics of moments keep O(d^2) numbers and no features, :class:`Uniformity`
-keeps at most ``max_samples`` rows. They support torchmetrics' synchronisation over ranks (sizes may
-differ, a rank may have seen nothing), do not touch the global random state, and read no value back
-to the host before ``compute``, where NaN and infinite features are refused.
+The classes stream: metrics of moments keep O(d^2) numbers and no features, :class:`Uniformity` and
+others that compare rows keep at most ``max_samples`` of them. They support torchmetrics'
+synchronisation over ranks (sizes may differ, a rank may have seen nothing), do not touch the global
+random state, and read no value back to the host before ``compute``, where NaN and infinite features
+are refused.
 
 Sums are kept in float64. For a device that may lack it, such as Apple's GPUs, they stay on the CPU,
 and features are moved there. As with any metric of torchmetrics, a state saved by one rank and
@@ -17,10 +18,17 @@ loaded by all counts once for each of them.
 from hsplugin.metrics.alignment import Alignment
 from hsplugin.metrics.alpha_req import AlphaReQ
 from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.condition_number import ConditionNumber
 from hsplugin.metrics.effective_rank import EffectiveRank
+from hsplugin.metrics.feature_std import FeatureStd
+from hsplugin.metrics.intrinsic_dimension import IntrinsicDimension
+from hsplugin.metrics.knn import KNNAccuracy
 from hsplugin.metrics.lidar import LiDAR
+from hsplugin.metrics.linear_cka import LinearCKA
 from hsplugin.metrics.nesum import NESum
+from hsplugin.metrics.per_class_rank import PerClassRank
 from hsplugin.metrics.rankme import RankMe
+from hsplugin.metrics.stable_rank import StableRank
 from hsplugin.metrics.tolerance import Tolerance
 from hsplugin.metrics.uniformity import Uniformity, UniformityReport
 from hsplugin.metrics.wasserstein_uniformity import WassersteinUniformity
@@ -35,21 +43,38 @@ METRICS: dict[str, type[GeometryMetric]] = {
         EffectiveRank,
         AlphaReQ,
         NESum,
+        StableRank,
+        ConditionNumber,
+        FeatureStd,
         LiDAR,
+        IntrinsicDimension,
         Tolerance,
+        PerClassRank,
+        KNNAccuracy,
     )
 }
-"""Every metric by its name, in the order of reports."""
+"""Every metric of one representation by its name, in the order of reports."""
+
+OF_TWO_ENCODERS: dict[str, type[GeometryMetric]] = {LinearCKA.name: LinearCKA}
+"""Those that compare two representations of the same samples, which no report has both of."""
 
 __all__ = [
     "METRICS",
+    "OF_TWO_ENCODERS",
     "Alignment",
     "AlphaReQ",
+    "ConditionNumber",
     "EffectiveRank",
+    "FeatureStd",
     "GeometryMetric",
+    "IntrinsicDimension",
+    "KNNAccuracy",
     "LiDAR",
+    "LinearCKA",
     "NESum",
+    "PerClassRank",
     "RankMe",
+    "StableRank",
     "Tolerance",
     "Uniformity",
     "UniformityReport",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_integer
-from hsplugin.metrics.moments import MomentMetric, Moments
+from hsplugin.metrics.moments import MomentMetric, Spectra
 
 
 def alpha_req(features: Tensor, fit_range: tuple[int, int] = (10, 100)) -> Tensor:
@@ -80,8 +80,8 @@ class AlphaReQ(MomentMetric):
         """At least 0, as eigenvalues are in descending order."""
         return 0.0, float("inf")
 
-    def _value(self, shared: Moments) -> Tensor:
-        first, last = check_fit_range(self.fit_range, len(shared.mean))
+    def _value(self, shared: Spectra) -> Tensor:
+        first, last = check_fit_range(self.fit_range, shared.dim)
         spectrum = shared.covariance_spectrum[first - 1 : last]
         spectrum = spectrum[spectrum > 0]
         if len(spectrum) < 2:

@@ -49,12 +49,14 @@ class GeometryMetric(Metric):
         variants: Further forms that a full report lists: suffix of the name to settings.
         needs_matrix: Whether it takes time and memory for a d x d matrix.
         each_step: Whether a monitor shows it for single batches too.
-        note: How to read the value, in a few words; may name ``{dim}``.
+        note: How to read the value, in a few words; may name ``{dim}``, or
+            ``{most}`` for the rank that so many rows can have.
         single_eigenvalues: Whether it depends on single eigenvalues of a spectrum and not on all
             alike. Where eigenvalues are equal, its bias falls with 1 / sqrt(N) and not with 1 / N.
         may_be_nan: Whether NaN is its value where there is nothing to measure.
         least_rows: Rows below which it has no value.
         least_dim: Dimensions below which it has no value.
+        measured_rows: How many rows, of all ranks, the latest ``compute`` was of.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,7 @@ class GeometryMetric(Metric):
     may_be_nan: ClassVar[bool] = False
     least_rows: ClassVar[int] = 2
     least_dim: int = 1
+    measured_rows: int = 0
 
     is_differentiable = False
     full_state_update = False
@@ -109,13 +112,13 @@ class GeometryMetric(Metric):
         """The smallest and the largest possible value for these numbers of rows and dimensions."""
         return 0.0, float("inf")
 
-    def collapse(self, value: float, dim: int) -> str:
-        """Why the value shows a collapse of the features, or nothing."""
+    def collapse(self, value: float, rows: int, dim: int) -> str:
+        """Why the value of so many rows shows a collapse of the features, or nothing."""
         return ""
 
-    def describe(self, dim: int) -> str:
-        """How to read the value, in a few words."""
-        return self.note.format(dim=dim)
+    def describe(self, rows: int, dim: int) -> str:
+        """How to read the value of so many rows, in a few words."""
+        return self.note.format(dim=dim, most=min(rows, dim))
 
     def extras(self) -> dict[str, float]:
         """Further numbers after ``compute``, by the suffix of the name under which to log them."""
@@ -153,6 +156,7 @@ class GeometryMetric(Metric):
             if self._before is not None and int(self.rows) < self.least_rows:
                 return self._undefined()
             self._check_seen()
+            self.measured_rows = int(self.rows)
             return self._representable(self._value(self._shared(self._states())))
         except Exception:
             # torchmetrics would leave this rank with the states of all ranks.

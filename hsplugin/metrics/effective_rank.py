@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hsplugin.metrics.moments import Moments, RankMetric, entropy_rank
+from hsplugin.metrics.moments import RankMetric, Spectra, entropy_rank
 
 
 def effective_rank(features: Tensor) -> Tensor:
@@ -50,6 +50,7 @@ class EffectiveRank(RankMetric):
 
     name = "effective_rank"
     title = "effective rank"
+    power = 2.0
 
-    def _value(self, shared: Moments) -> Tensor:
+    def _value(self, shared: Spectra) -> Tensor:
         return entropy_rank(shared.covariance_spectrum)

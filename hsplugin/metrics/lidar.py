@@ -77,7 +77,7 @@ class LiDAR(GeometryMetric):
     title = "LiDAR"
     takes = ("views",)
     needs_matrix = True
-    note = "of {dim}, more is better"
+    note = "of {most}, more is better"
     higher_is_better = True
     moments: Tensor
     within: Tensor

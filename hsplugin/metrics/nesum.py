@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hsplugin.metrics.moments import MomentMetric, Moments
+from hsplugin.metrics.moments import MomentMetric, Spectra
 
 
 def nesum(features: Tensor) -> Tensor:
@@ -51,6 +51,6 @@ class NESum(MomentMetric):
     single_eigenvalues = True
     higher_is_better = True
 
-    def _value(self, shared: Moments) -> Tensor:
+    def _value(self, shared: Spectra) -> Tensor:
         spectrum = shared.covariance_spectrum
         return torch.div(spectrum.sum(), torch.where(spectrum[0] > 0, spectrum[0], 1.0))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hsplugin.checks import check_positive
-from hsplugin.metrics.moments import Moments, RankMetric, entropy_rank, largest_entropy_rank
+from hsplugin.metrics.moments import RankMetric, Spectra, entropy_rank, largest_entropy_rank
 from hsplugin.metrics.packing import in_range
 
 
@@ -67,6 +67,7 @@ class RankMe(RankMetric):
 
     name = "rankme"
     title = "RankMe"
+    power = 1.0
 
     def __init__(self, epsilon: float = 1e-7, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -77,7 +78,7 @@ class RankMe(RankMetric):
         most = min(rows, dim)
         return 0.0, largest_entropy_rank(most, most, self.epsilon)
 
-    def _value(self, shared: Moments) -> Tensor:
+    def _value(self, shared: Spectra) -> Tensor:
         return entropy_rank(shared.singular_values, self.epsilon)
 
     def _evaluate(self, features: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,16 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hsplugin.checks import check_features, check_integer, check_t
+from hsplugin.checks import check_t
 from hsplugin.functional import uniformity_optimum
 from hsplugin.metrics.base import GeometryMetric, States
-from hsplugin.metrics.checks import check_labels
-from hsplugin.metrics.directions import directions
-from hsplugin.metrics.sampling import GROUPS, Jackknifed, jackknife, row_keys, without_each_group
+from hsplugin.metrics.sampled import SampledMetric
+from hsplugin.metrics.sampling import GROUPS, Jackknifed, jackknife, without_each_group
 from hsplugin.potential import check_backend, log_mean_potential
-from hsplugin.potential.distributed import rank
-
-_NO_LABEL = -1
 
 
 def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
@@ -70,17 +65,13 @@ class UniformityReport(NamedTuple):
     per_class: dict[int, float]
 
 
-class Uniformity(GeometryMetric):
+class Uniformity(SampledMetric):
     r"""Uniformity, :math:`\log E\, e^{-t \|f(x) - f(y)\|^2}`; less is better.
 
-    Exact over all features seen up to ``max_samples``. Beyond that it is measured over a sample of
-    ``max_samples`` rows in which every row seen, on whichever rank, is equally likely: each row is
-    given a pseudo-random number, computed from ``seed``, its rank and its position, and those with
-    the least numbers are kept. So samples of ranks can be merged, a resumed metric continues as if
-    never interrupted, CPU and GPU agree, and no random state changes. Metrics of one process can be
-    merged (``merge_state``, ``Running``) up to ``max_samples`` rows, or with a ``seed`` each.
-    :meth:`report` adds the standard error, the attainable optimum and the gap to it, and the
-    uniformity of each class. See :func:`hsplugin.metrics.functional.uniformity`.
+    Exact over all features seen up to ``max_samples``, beyond that from a fair sample of as many,
+    as :class:`hsplugin.metrics.sampled.SampledMetric` draws it. :meth:`report` adds the standard
+    error, the attainable optimum and the gap to it, and the uniformity of each class. See
+    :func:`hsplugin.metrics.functional.uniformity`.
 
     ``compute`` takes O(max_samples^2 d) time and returns float32 unless features are float64.
 
@@ -112,9 +103,6 @@ class Uniformity(GeometryMetric):
     settings = ("t", "max_samples", "normalize")
     each_step = True
     higher_is_better = False
-    features: Tensor
-    labels: Tensor
-    keys: Tensor
 
     def __init__(
         self,
@@ -126,19 +114,10 @@ class Uniformity(GeometryMetric):
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(max_samples=max_samples, normalize=normalize, seed=seed, **kwargs)
         self.t = check_t(t)
-        self.max_samples = check_integer("max_samples", max_samples, least=2)
-        self.normalize = normalize
-        self.seed = seed
-        self._forbid_merging(max_samples, normalize)
         self.backend = check_backend(backend)
         self.last_report: UniformityReport | None = None
-        empty = torch.zeros(0, dtype=torch.int64)
-        self.add_state("features", torch.zeros(0, 1), dist_reduce_fx=_join)
-        self.add_state("labels", empty, dist_reduce_fx=_join)
-        # Below zero, so that the zeros that fill up a shorter sample sort behind all rows.
-        self.add_state("keys", empty, dist_reduce_fx=_join)
 
     def update(self, features: Tensor, labels: Tensor | None = None) -> None:
         """Add features.
@@ -169,7 +148,7 @@ class Uniformity(GeometryMetric):
         """From -4t to 0 on the sphere."""
         return -4 * self.t if self.normalize else -math.inf, 0.0
 
-    def collapse(self, value: float, dim: int) -> str:
+    def collapse(self, value: float, rows: int, dim: int) -> str:
         """Features within a tenth of the attainable uniformity from all being one point."""
         optimum = uniformity_optimum(dim, self.t)
         if value > 0.1 * optimum:
@@ -179,7 +158,7 @@ class Uniformity(GeometryMetric):
             )
         return ""
 
-    def describe(self, dim: int) -> str:
+    def describe(self, rows: int, dim: int) -> str:
         """What is attainable, and how many rows it is from if not all."""
         optimum = uniformity_optimum(dim, self.t)
         report = self.last_report
@@ -196,64 +175,11 @@ class Uniformity(GeometryMetric):
             found["within_class"] = sum(report.per_class.values()) / len(report.per_class)
         return found
 
-    def _check(self, features: Tensor, labels: Tensor | None = None, *, min_rows: int = 1) -> None:
-        check_features("features", features, min_rows=min_rows)
-        if labels is not None:
-            check_labels(labels, len(features))
-
-    def _measure(self, features: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        x = self._points(features)
-        first = self.rows if self._before is None else self._before["rows"]
-        keys = row_keys(self.seed, rank(), first, len(x))
-        labels = torch.full_like(keys, _NO_LABEL) if labels is None else labels.to(torch.int64)
-        return {"features": x, "labels": labels, "keys": keys, **self._count(features)}
-
     def _evaluate(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         return log_mean_potential(self._points(features), self.t, backend=self.backend)
 
-    def _points(self, features: Tensor) -> Tensor:
-        x = directions(features)
-        return x if self.normalize else features.to(x.dtype)
-
-    def _undefined(self) -> Tensor:
-        return self.features.new_full((), math.nan)
-
-    def _reduce_states(self, incoming_state: States) -> None:
-        ours, theirs = self.keys, incoming_state["keys"]
-        if (
-            self._before is None
-            and len(ours) + len(theirs) > self.max_samples
-            and bool(torch.isin(ours, theirs).any())
-        ):
-            raise ValueError(
-                f"max_samples={self.max_samples} is less than the rows of both metrics, which drew "
-                f"the same positions for their samples; give each metric its own seed=, or set "
-                f"max_samples to the number of rows"
-            )
-        super()._reduce_states(incoming_state)
-
-    def _dim(self, states: States) -> int:
-        return states["features"].shape[1] if len(states["keys"]) else 0
-
-    def _merge(self, parts: Sequence[States]) -> dict[str, Tensor]:
-        dim = max(1, *map(self._dim, parts))
-        alike = [
-            part if len(part["keys"]) else {**part, "features": part["features"].new_zeros(0, dim)}
-            for part in parts
-        ]
-        return self._least(super()._merge(alike))
-
-    def _least(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
-        if len(states["keys"]) <= self.max_samples:
-            return states
-        keys, index = states["keys"].topk(self.max_samples, largest=False, sorted=False)
-        sample = {"features": states["features"][index], "labels": states["labels"][index]}
-        return {**states, **sample, "keys": keys}
-
     def _value(self, shared: States) -> Tensor:
-        sample = self._least(dict(shared))
-        held = sample["keys"] < 0
-        x, labels, rows = sample["features"][held], sample["labels"][held], int(shared["rows"])
+        (x, labels), rows = self._sample(shared), int(shared["rows"])
         if len(x) in (rows, 2, 3):
             value = log_mean_potential(x, self.t, backend=self.backend)
             error = 0.0 if len(x) == rows else math.nan
@@ -278,16 +204,6 @@ class Uniformity(GeometryMetric):
                 per_class[label] = float(log_mean_potential(members, self.t, backend=self.backend))
         return UniformityReport(value, error, optimum, value - optimum, rows, len(x), per_class)
 
-    def _split(self, groups: int) -> list[GeometryMetric]:
-        """Copies that draw independently and together keep ``max_samples`` rows or a few more."""
-        copies: list[GeometryMetric] = []
-        for group in range(groups):
-            part = copy.deepcopy(self)
-            part.seed = self.seed + (group << 32)
-            part.max_samples = -(-self.max_samples // groups)
-            copies.append(part)
-        return copies
-
     def _jackknife(
         self, whole: States, parts: Sequence[GeometryMetric], family: Mapping[str, GeometryMetric]
     ) -> dict[str, Jackknifed]:
@@ -311,10 +227,6 @@ class Uniformity(GeometryMetric):
         error = _sampling_error(value, without, len(x), rows)
         metric.last_report = metric._reported(x, labels, rows, float(value), error)
         return {name: jackknife(value, without)}
-
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts))
 
 
 def _sampling_error(value: Tensor, without: Tensor, kept: int, rows: int) -> float:

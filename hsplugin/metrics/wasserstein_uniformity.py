@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from hsplugin.functional import power_of_length
-from hsplugin.metrics.moments import MomentMetric, Moments
+from hsplugin.metrics.moments import MomentMetric, Spectra
 
 
 def wasserstein_uniformity(features: Tensor) -> Tensor:
@@ -35,6 +35,7 @@ def wasserstein_uniformity(features: Tensor) -> Tensor:
         ValueError: If the shape is wrong or a value is NaN or infinite.
 
     Example:
+        >>> import torch
         >>> corners = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> round(wasserstein_uniformity(corners).item(), 6)
         0.0
@@ -55,6 +56,7 @@ class WassersteinUniformity(MomentMetric):
         kwargs: Of :class:`torchmetrics.Metric`.
 
     Example:
+        >>> import torch
         >>> metric = WassersteinUniformity()
         >>> metric.update(torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
         >>> metric.update(torch.tensor([[0.0, 3.0], [0.0, -1.0]]))
@@ -77,8 +79,8 @@ class WassersteinUniformity(MomentMetric):
         """From 0 to the root of 2 on the sphere."""
         return 0.0, 2**0.5 if self._normalize else float("inf")
 
-    def _value(self, shared: Moments) -> Tensor:
+    def _value(self, shared: Spectra) -> Tensor:
         spectrum = shared.covariance_spectrum * shared.scale**2
         spread = spectrum.sum() - 2 / len(spectrum) ** 0.5 * power_of_length(spectrum, 1.0).sum()
-        squared = (shared.mean * shared.scale).square().sum() + 1 + spread
+        squared = shared.mean_square * shared.scale**2 + 1 + spread
         return power_of_length(squared.clamp(min=0), 1.0)

@@ -13,7 +13,7 @@ MOST_POINTS = 2000
 
 
 def draw(views: Views, history: Sequence[Mapping[str, float]]) -> Any:
-    """Features, positive distances and the trajectory so far, side by side, where there are any.
+    """Features, their spectrum, positive distances and the path so far, where there are any.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -23,11 +23,12 @@ def draw(views: Views, history: Sequence[Mapping[str, float]]) -> Any:
     step = -(-len(views.x) // MOST_POINTS)
     views = views.map(lambda tensor: tensor[::step].float())
     measured = [row for row in history if {"alignment", "uniformity"} <= set(row)]
-    figure, axes = plots.figure(1 + (views.y is not None) + bool(measured))
+    figure, axes = plots.figure(2 + (views.y is not None) + bool(measured))
     if views.x.shape[1] == 2:
         plots.features_on_circle(axes.pop(0), views.x, views.labels)
     else:
         plots.principal_plane(axes.pop(0), views.x, views.labels)
+    plots.spectrum(axes.pop(0), views.x)
     if views.y is not None:
         plots.distance_histogram(axes.pop(0), views.x, views.y)
     if measured:

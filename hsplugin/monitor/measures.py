@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hsplugin.metrics.inputs import MissingInputError, select_inputs
+from hsplugin.metrics.moments import MomentMetric, values_of_rows
+from hsplugin.metrics.sampled import WideRows
 from hsplugin.monitor.views import Views
 from hsplugin.potential.distributed import world_size
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-# Beyond it, the spectrum of a d x d matrix takes minutes on a CPU; it has to be asked for.
-WIDEST_BY_DEFAULT = 2048
+# The spectrum of a larger d x d matrix takes minutes on a CPU; that of a few rows takes a second.
+WIDEST = 2048
 
 
 def build_metrics(
@@ -63,25 +65,31 @@ class Measures:
 
     Args:
         metrics: Metrics by name; copied.
-        widest: Leave out metrics that need a d x d matrix where d is larger than this.
-        lenient: Leave out silently the metrics that lack a second view or labels.
+        quiet: Names of those that are left out silently if there is no second view or no labels.
+        wide_rows: Where features have more than 2048 dimensions, read metrics over moments off the
+            Gram matrix of a sample of at most so many rows; None to take the moments of all rows.
     """
 
     def __init__(
-        self, metrics: Mapping[str, Metric], widest: int | None = None, lenient: bool = False
+        self,
+        metrics: Mapping[str, Metric],
+        quiet: Collection[str] = (),
+        wide_rows: int | None = None,
     ) -> None:
         # Any, as ours declare more of themselves than torchmetrics' do.
         self._metrics: dict[str, Any] = {n: copy.deepcopy(metric) for n, metric in metrics.items()}
         self._problems: dict[str, str] = {}
         self._lost = 0
-        self._widest = widest
-        self._lenient = lenient
+        self._quiet = quiet
+        self._rows = None if wide_rows is None else WideRows(max_samples=wide_rows)
         self._dim: int | None = None
 
     def reset(self) -> None:
         """Forget everything measured."""
         for metric in self._metrics.values():
             metric.reset()
+        if self._rows is not None:
+            self._rows.reset()
         self._problems.clear()
         self._lost = 0
 
@@ -91,23 +99,32 @@ class Measures:
         if not len(views.x):
             return
         self._dim = views.x.shape[1]
-        for name, metric in self._metrics.items():
+        wide = self._wide()
+        if self._rows is not None and wide:
             try:
-                self._check_width(metric)
-                metric.to(views.x.device).update(*_arguments(metric, views))
-            except MissingInputError as error:
-                if not self._lenient:
-                    self._problems.setdefault(name, str(error))
+                self._rows.to(views.x.device).update(views.x)
             except Exception as error:
-                self._problems.setdefault(name, " ".join(str(error).split()))
+                self._note(wide, error)
+        for name, metric in self._metrics.items():
+            if name in wide:
+                continue
+            try:
+                metric.to(views.x.device).update(*_arguments(metric, views))
+            except Exception as error:
+                self._note([name], error)
 
-    def _check_width(self, metric: Any) -> None:
-        wide = self._widest and (self._dim or 0) > self._widest
-        if wide and getattr(metric, "needs_matrix", False):
-            raise ValueError(
-                f"features have {self._dim} dimensions and it takes time and memory for a matrix "
-                f"of their square; ask for it in metrics=[...] if that is wanted"
-            )
+    def _wide(self) -> dict[str, MomentMetric]:
+        """The metrics that are read off the Gram matrix of some rows."""
+        if self._rows is None or (self._dim or 0) <= WIDEST:
+            return {}
+        return {
+            n: metric for n, metric in self._metrics.items() if isinstance(metric, MomentMetric)
+        }
+
+    def _note(self, names: Collection[str], error: Exception) -> None:
+        for name in names:
+            if not (isinstance(error, MissingInputError) and name in self._quiet):
+                self._problems.setdefault(name, " ".join(str(error).split()))
 
     def _finite(self, views: Views) -> Views:
         views = _one_precision(views)
@@ -132,21 +149,38 @@ class Measures:
 
         If one rank could not update a metric, no rank computes it; the others would hang.
         """
-        names = list(self._metrics)
-        usable = _smallest([int(self._metrics[name].update_count > 0) for name in names], device)
-        values: dict[str, Tensor] = {}
-        for name, use in zip(names, usable, strict=True):
-            if not use:
+        wide = self._wide()
+        fed: dict[str, Any] = {n: self._rows if n in wide else m for n, m in self._metrics.items()}
+        flags = _smallest([int(metric.update_count > 0) for metric in fed.values()], device)
+        usable = [name for name, flag in zip(fed, flags, strict=True) if flag]
+        values = self._of_wide_rows({name: wide[name] for name in usable if name in wide}, device)
+        for name in usable:
+            if name in wide:
                 continue
             try:
                 values.update(_scalars(name, self._metrics[name].to(device)))
             except Exception as error:
                 # An earlier error in update is the cause of this one.
-                self._problems.setdefault(name, " ".join(str(error).split()))
+                self._note([name], error)
         problems = {name: f"{name} is not measured: {why}" for name, why in self._problems.items()}
         if self._lost:
             problems["rows"] = f"rows with NaN or infinite features are left out: {self._lost}"
         return values, problems
+
+    def _of_wide_rows(
+        self, wide: Mapping[str, MomentMetric], device: torch.device
+    ) -> dict[str, Tensor]:
+        if self._rows is None or not wide:
+            return {}
+        try:
+            rows = self._rows.to(device).compute()
+            found = values_of_rows(wide, rows)
+        except Exception as error:
+            self._note(wide, error)
+            return {}
+        for metric in wide.values():
+            metric.measured_rows = len(rows)
+        return found
 
     def collapse(self, values: Mapping[str, float]) -> str:
         """Why the values show a collapse of the features, or nothing."""
@@ -154,7 +188,7 @@ class Measures:
             reason
             for name, metric in self._metrics.items()
             if self._dim is not None and name in values and hasattr(metric, "collapse")
-            if (reason := metric.collapse(values[name], self._dim))
+            if (reason := metric.collapse(values[name], metric.measured_rows, self._dim))
         ]
         if found and "alignment" in values:
             found.append(f"alignment is {values['alignment']:.4f}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hsplugin.checks import check_integer
 from hsplugin.monitor.guard import Guard
-from hsplugin.monitor.measures import WIDEST_BY_DEFAULT, build_metrics
+from hsplugin.monitor.measures import build_metrics
 from hsplugin.monitor.representation import TEST, TRAINING, VALIDATION, Representation
 from hsplugin.monitor.taps import Extract, Taps
 from hsplugin.monitor.views import Pool
@@ -16,7 +16,9 @@ from hsplugin.potential.distributed import rank
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme")
+DEFAULT_METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme", "knn")
+# Of these, what goes without saying where a batch has no labels.
+NEED_LABELS = ("knn",)
 
 
 class GeometryMonitorMixin:
@@ -29,9 +31,9 @@ class GeometryMonitorMixin:
     **Training.** Every ``every_n_steps``-th batch of an epoch, starting with the first, is kept, up
     to ``max_samples`` rows spread evenly over the epoch. At the end of the epoch they give
     ``geometry/alignment``, ``geometry/uniformity``, ``geometry/uniformity_gap`` (to the lowest
-    value attainable in that dimension), ``geometry/wasserstein_uniformity``, ``geometry/rankme``:
-    over all ranks, for loggers, the progress bar, ``EarlyStopping`` and
-    ``ModelCheckpoint(monitor="geometry/uniformity")``. Within the epoch
+    value attainable in that dimension), ``geometry/wasserstein_uniformity``, ``geometry/rankme``
+    and, where batches have labels, ``geometry/knn``: over all ranks, for loggers, the progress bar,
+    ``EarlyStopping`` and ``ModelCheckpoint(monitor="geometry/uniformity")``. Within the epoch
     ``geometry/alignment_step`` and ``geometry/uniformity_step`` show the latest batch kept on
     rank zero.
 
@@ -62,7 +64,8 @@ class GeometryMonitorMixin:
         metrics: Names in :data:`hsplugin.metrics.METRICS`, or a mapping from name to
             ``torchmetrics.Metric``. Of other packages' metrics, an ``update(x)`` gets features,
             ``update(x, labels)`` also the labels of the batch, any other ``update(x, y)`` both
-            views.
+            views. Metrics over moments, asked for by name, are read off the Gram matrix of at most
+            2048 rows where features have more than 2048 dimensions; those of a mapping are not.
         extract: ``extract(pl_module, outputs, batch)`` returning features (n, d), a pair of them
             or a dictionary with "x" and optionally "y" and "labels". Called after each training and
             validation step, in evaluation mode, without gradient, with random states restored.
@@ -78,9 +81,10 @@ class GeometryMonitorMixin:
             looked for under the usual keys, and else are the last integers, one a sample.
         pool: How outputs that are tokens (n, l, d) become features: "mean", or "cls" for the first
             token. If None they are not measured.
-        figures: Draw features of rank zero, positive distances and the trajectory so far at the
-            end of each epoch: to ``<log directory>/<prefix>/epoch-0000-step-00000100.png``, and to
-            the loggers that take pictures: TensorBoard, W&B, MLflow, Comet, Neptune, Aim and any
+        figures: Draw features of rank zero, their spectrum, positive distances and the trajectory
+            so far at the end of each epoch: to
+            ``<log directory>/<prefix>/epoch-0000-step-00000100.png``, and to the loggers that take
+            pictures: TensorBoard, W&B, MLflow, Comet, Neptune, Aim and any
             with a ``log_image``. For a validation as ``val_figure`` and
             ``val-epoch-0000-step-00000100.png``, for a test likewise.
         prog_bar: Show the epoch's values in the progress bar.
@@ -123,7 +127,8 @@ class GeometryMonitorMixin:
         self.validation_history: list[dict[str, float]] = []
         self.test_history: list[dict[str, float]] = []
         chosen = build_metrics(DEFAULT_METRICS if metrics is None else metrics, max_samples)
-        widest = WIDEST_BY_DEFAULT if metrics is None else None
+        quiet = NEED_LABELS if metrics is None else ()
+        wide_rows = None if isinstance(metrics, Mapping) else max_samples
         guard = Guard(strict)
         self._watched = {
             name: Representation(
@@ -131,7 +136,8 @@ class GeometryMonitorMixin:
                 Taps(extract, path, labels, pool),
                 guard,
                 chosen,
-                widest,
+                quiet,
+                wide_rows,
                 every_n_steps,
                 max_samples,
                 figures,

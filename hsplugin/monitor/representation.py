@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +29,8 @@ class Representation:
         taps: Find its features.
         guard: Turns errors into warnings.
         metrics: Metrics by name; copied.
-        widest: As for :class:`Measures`.
+        quiet: As for :class:`Measures`, in training; in evaluations it holds of all.
+        wide_rows: As for :class:`Measures`.
         every: Take every n-th training batch.
         max_samples: Rows that are kept of a stage at most.
         draws: Whether a sample of evaluations is kept to draw it.
@@ -41,7 +42,8 @@ class Representation:
         taps: Taps,
         guard: Guard,
         metrics: Mapping[str, Metric],
-        widest: int | None,
+        quiet: Collection[str],
+        wide_rows: int | None,
         every: int,
         max_samples: int,
         draws: bool,
@@ -52,10 +54,10 @@ class Representation:
         self._guard = guard
         self._draws = draws
         self.samples = {TRAINING: Samples(every, max_samples)}
-        self.measures = {TRAINING: Measures(metrics, widest)}
+        self.measures = {TRAINING: Measures(metrics, quiet, wide_rows)}
         for stage in (VALIDATION, TEST):
             self.samples[stage] = Samples(1, max_samples)
-            self.measures[stage] = Measures(metrics, widest, lenient=True)
+            self.measures[stage] = Measures(metrics, metrics.keys(), wide_rows)
         self._told = ""
         self._refused: RefusedError | None = None
 

@@ -10,13 +10,15 @@ from hsplugin.lab.run import Run
 from hsplugin.metrics import METRICS as TABLE
 from hsplugin.metrics.inputs import select_inputs
 
+# A metric that is itself what the others are related to.
+ACCURACY = "knn"
 # Column -> (heading, expected sign: less (-1) or more (+1) of it should mean higher accuracy).
 METRICS = {
     "align_plus_uniform": ("alignment + uniformity", -1),
     **{
         name: (kind.title, 1 if kind.higher_is_better else -1)
         for name, kind in TABLE.items()
-        if kind.higher_is_better is not None
+        if kind.higher_is_better is not None and name != ACCURACY
     },
 }
 # Every run records these itself, from both views.
@@ -26,7 +28,7 @@ RECORDED = ("alignment", "uniformity")
 def geometry(run: Run) -> dict[str, float]:
     """Metrics of the projections of a run's positive pairs; NaN where one is not defined.
 
-    Only tolerance uses labels.
+    Only tolerance and the rank within classes use labels.
     """
     pairs = torch.load(run.pairs, weights_only=True)
     a, b, labels = pairs["a"].float(), pairs["b"].float(), pairs["labels"]

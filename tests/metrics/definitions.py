@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import scipy.linalg
 import scipy.spatial.distance
@@ -63,6 +65,50 @@ def alpha_req(x, first, last):
 def nesum(x):
     spectrum = eigenvalues(x)
     return spectrum.sum() / spectrum[0]
+
+
+def stable_rank(x):
+    return (np.linalg.norm(x) / np.linalg.norm(x, 2)) ** 2
+
+
+def feature_std(x):
+    return np.std(unit(x), axis=0, ddof=1).mean()
+
+
+def per_class_rank(x, labels):
+    return np.mean([effective_rank(x[labels == label]) for label in np.unique(labels)])
+
+
+def linear_cka(x, y):
+    """By the centred Gram matrices, as the paper defines CKA of any kernel."""
+    centring = np.eye(len(x)) - 1 / len(x)
+    k, other = (centring @ (f @ f.T) @ centring for f in (x, y))
+    return np.sum(k * other) / np.sqrt(np.sum(k * k) * np.sum(other * other))
+
+
+def unbiased_hsic(k, other):
+    """Over all quadruples of distinct samples, by their definition as a U-statistic."""
+    terms = [
+        k[i, j] * (other[i, j] + other[p, q] - 2 * other[i, p])
+        for i, j, p, q in itertools.permutations(range(len(k)), 4)
+    ]
+    return np.mean(terms)
+
+
+def knn(x, labels, k, temperature=0.1):
+    similar = sklearn.metrics.pairwise.cosine_similarity(np.asarray(x, dtype=np.float64))
+    np.fill_diagonal(similar, -np.inf)
+    hits = 0
+    for row, own in zip(similar, labels, strict=True):
+        nearest = np.argsort(-row)[:k]
+        votes = np.bincount(labels[nearest], np.exp(row[nearest] / temperature))
+        hits += np.argmax(votes) == own
+    return hits / len(labels)
+
+
+def intrinsic_dimension(x):
+    distances = np.sort(scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(x)), axis=1)
+    return 1 / np.mean(np.log(distances[:, 2] / distances[:, 1]))
 
 
 def tolerance(x, labels, conditional=False):

@@ -16,6 +16,7 @@ from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
 from hsplugin.metrics.inputs import select_inputs
 from hsplugin.metrics.jackknife import GroupedMetrics
+from hsplugin.metrics.sampled import SampledMetric
 
 LABELS = torch.arange(40) % 5
 FEATURES = torch.randn(40, 6, generator=torch.Generator().manual_seed(3)) + 0.4
@@ -57,7 +58,37 @@ CASES = {
         lambda: functional.tolerance(unit_rows(FEATURES), LABELS),
     ),
     "lidar": (metrics.LiDAR, (VIEWS,), lambda: functional.lidar(VIEWS)),
+    "stable_rank": (metrics.StableRank, (FEATURES,), lambda: functional.stable_rank(FEATURES)),
+    "condition_number": (
+        metrics.ConditionNumber,
+        (FEATURES,),
+        lambda: functional.condition_number(FEATURES),
+    ),
+    "feature_std": (metrics.FeatureStd, (FEATURES,), lambda: functional.feature_std(FEATURES)),
+    "intrinsic_dimension": (
+        metrics.IntrinsicDimension,
+        (FEATURES,),
+        lambda: functional.intrinsic_dimension(unit_rows(FEATURES)),
+    ),
+    "per_class_rank": (
+        metrics.PerClassRank,
+        (FEATURES, LABELS),
+        lambda: functional.per_class_rank(FEATURES, LABELS),
+    ),
+    "knn": (
+        lambda: metrics.KNNAccuracy(k=7),
+        (FEATURES, LABELS),
+        lambda: functional.knn(FEATURES, LABELS, k=7),
+    ),
+    "linear_cka": (
+        metrics.LinearCKA,
+        (FEATURES, OTHER[:, :4].contiguous()),
+        lambda: functional.linear_cka(FEATURES, OTHER[:, :4]),
+    ),
 }
+# Those whose states can be weighted, which the jackknife's error is from.
+WEIGHTED = [n for n, (make, *_) in CASES.items() if not isinstance(make(), SampledMetric)]
+WEIGHTED.remove("linear_cka")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -125,7 +156,7 @@ def test_one_sample_is_refused(name):
     make, arguments, _ = CASES[name]
     metric = make()
     metric.update(*(argument[:1] for argument in arguments))
-    with pytest.raises(ValueError, match=r"(features|views).* 1 row\(s\)"):
+    with pytest.raises(ValueError, match=r"(features|views|x or y).* 1 row\(s\)"):
         metric.compute()
 
 
@@ -136,7 +167,7 @@ def test_compute_before_update_is_refused(name):
         CASES[name][0]().compute()
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n != "alignment"])
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("alignment", "linear_cka")])
 def test_features_of_another_dimension_are_refused(name):
     make, arguments, _ = CASES[name]
     metric = make()
@@ -183,8 +214,8 @@ def test_plot_draws_one_value_and_several(name):
 @pytest.mark.parametrize("name", CASES)
 def test_flags_of_torchmetrics_are_set(name):
     metric = CASES[name][0]()
-    lower = {"alignment", "uniformity", "wasserstein_uniformity"}
-    expected = None if name == "alpha_req" else name not in lower
+    lower = {"alignment", "uniformity", "wasserstein_uniformity", "condition_number"}
+    expected = None if name in ("alpha_req", "linear_cka") else name not in lower
     assert metric.higher_is_better is expected
     assert metric.is_differentiable is False
 
@@ -427,8 +458,9 @@ def test_a_second_view_in_the_place_of_labels_is_told():
 
 def test_the_table_declares_what_update_takes_and_names_a_function():
     words = {"x": ("features", "x"), "y": ("y",), "views": ("views",), "labels": ("labels",)}
-    assert set(metrics.METRICS) == set(CASES) == set(dir(functional))
-    for name, kind in metrics.METRICS.items():
+    table = {**metrics.METRICS, **metrics.OF_TWO_ENCODERS}
+    assert set(table) == set(CASES) == set(dir(functional))
+    for name, kind in table.items():
         parameters = list(inspect.signature(kind.update).parameters.values())[1:]
         declared = [*kind.takes, *kind.optional]
         assert len(parameters) == len(declared)
@@ -485,7 +517,7 @@ def merged(make, parts):
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("name", [name for name in CASES if name != "uniformity"])
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_the_jackknife_tells_how_metrics_change_with_groups_and_without_folds(name):
     make, _, function = CASES[name]
     metric = make()
@@ -502,7 +534,7 @@ def test_the_jackknife_tells_how_metrics_change_with_groups_and_without_folds(na
         for others in [[other for other in parts if other is not part]]
     ]
     expected = (8 / 7 * np.square(by_weight - np.mean(by_weight)).sum()) ** 0.5
-    if name != "tolerance":  # its pairs are of distinct rows, and copies of a row are not
+    if name not in ("tolerance", "feature_std"):  # they divide by N - 1, which copies change
         assert found.error == pytest.approx(expected, rel=2e-3)
     without = [
         merged(make, [part for place, part in enumerate(parts) if place % 4 != fold])
@@ -513,7 +545,7 @@ def test_the_jackknife_tells_how_metrics_change_with_groups_and_without_folds(na
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*WEIGHTED, "uniformity"])
 def test_the_jackknife_of_many_rows_is_the_plain_one_of_each_group(name):
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(4000, 6, generator=generator).double() * torch.arange(1, 7) + 0.4

@@ -3,6 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from hsplugin import metrics
 from hsplugin.functional import unit_rows
 from hsplugin.metrics import functional
 from tests.metrics import definitions
@@ -41,6 +42,7 @@ AS_GIVEN = [
     (functional.rankme, definitions.rankme),
     (functional.effective_rank, definitions.effective_rank),
     (functional.nesum, definitions.nesum),
+    (functional.stable_rank, lambda x: definitions.stable_rank(np.asarray(x, dtype=np.float64))),
 ]
 
 
@@ -73,6 +75,80 @@ def test_alpha_req_equals_a_regression(fit_range, generator):
     x = random(generator, 300, 40) * torch.arange(1, 41).pow(-0.8)
     expected = definitions.alpha_req(x, *fit_range)
     assert functional.alpha_req(x, fit_range).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("make", [random, large, few, far_from_origin])
+def test_condition_number_is_that_of_numpy(make, generator):
+    x = make(generator)
+    expected = np.linalg.cond(np.asarray(x, dtype=np.float64))
+    assert functional.condition_number(x).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_deficient_rank_has_an_infinite_condition_number(generator):
+    assert functional.condition_number(rank_deficient(generator).double()).item() == np.inf
+    dead = random(generator)
+    dead[:, 3] = 0
+    metric = metrics.ConditionNumber()
+    metric.update(dead)
+    assert metric.compute().item() == np.inf
+    assert functional.condition_number(torch.zeros(5, 3)).isnan()
+
+
+@pytest.mark.parametrize("make", INPUTS)
+def test_feature_std_is_that_of_lightly(make, generator):
+    x = make(generator)
+    found = functional.feature_std(x).item()
+    assert found == pytest.approx(definitions.feature_std(x), rel=1e-5)
+    debug = pytest.importorskip("lightly.utils.debug")
+    assert found == pytest.approx(debug.std_of_l2_normalized(x.double()).item(), rel=1e-5)
+    assert functional.feature_std(x[:1].repeat(9, 1) * torch.arange(1, 10)[:, None]).item() < 1e-7
+
+
+def test_per_class_rank_is_the_mean_rank_of_classes_of_more_than_one_row(generator):
+    x, labels = random(generator).double().numpy(), np.arange(60) % 4
+    found = functional.per_class_rank(torch.tensor(x), torch.tensor(labels)).item()
+    assert found == pytest.approx(definitions.per_class_rank(x, labels), rel=1e-9)
+    alone = np.concatenate([[7, -1, -1], labels[3:]])
+    found = functional.per_class_rank(torch.tensor(x), torch.tensor(alone)).item()
+    assert found == pytest.approx(definitions.per_class_rank(x[3:], labels[3:]), rel=1e-9)
+    points = torch.eye(4)[torch.tensor(labels)]
+    assert functional.per_class_rank(points, torch.tensor(labels)).item() == 0
+    with pytest.raises(ValueError, match="no two rows share a class"):
+        functional.per_class_rank(torch.eye(3), torch.arange(3))
+
+
+def test_linear_cka_compares_encoders_of_other_dimensions(generator):
+    x = random(generator).double()
+    y = x @ torch.randn(12, 5, generator=generator).double() + random(generator, d=5)
+    found = functional.linear_cka(x, y).item()
+    assert found == pytest.approx(definitions.linear_cka(x.numpy(), y.numpy()), rel=1e-9)
+    assert 0.1 < found < 0.9
+    rotation = torch.linalg.qr(torch.randn(12, 12, generator=generator).double()).Q
+    assert functional.linear_cka(x, 1e200 * x @ rotation + 3).item() == pytest.approx(1)
+    assert functional.linear_cka(x, torch.ones(60, 3)).isnan()
+    with pytest.raises(ValueError, match="x and y must be features of the same samples"):
+        functional.linear_cka(x, y[1:])
+    metric = metrics.LinearCKA()
+    metric.update(x, y)
+    with pytest.raises(ValueError, match=r"dimensions \(5, 12\), but \(12, 5\)"):
+        metric.update(y, x)
+
+
+def test_unbiased_linear_cka_is_zero_on_average_where_there_are_fewer_rows_than_dimensions(
+    generator,
+):
+    x, y = (torch.randn(9, d, generator=generator).double() for d in (30, 40))
+    k, other = (np.asarray(f @ f.T) for f in (x, y))
+    hsic = definitions.unbiased_hsic
+    expected = hsic(k, other) / np.sqrt(hsic(k, k) * hsic(other, other))
+    assert functional.linear_cka(x, y, unbiased=True).item() == pytest.approx(expected, rel=1e-9)
+    pairs = [
+        (torch.randn(20, 300, generator=generator), torch.randn(20, 200, generator=generator))
+        for _ in range(50)
+    ]
+    found = torch.stack([functional.linear_cka(a, b, unbiased=True) for a, b in pairs])
+    assert abs(found.mean()) < 4 * found.std() / 50**0.5
+    assert min(functional.linear_cka(a, b) for a, b in pairs) > 0.8
 
 
 @pytest.mark.parametrize("conditional", [False, True])

@@ -75,6 +75,18 @@ def test_trajectory_goes_through_the_epochs_in_order() -> None:
     assert axes.lines[0].get_xydata().tolist() == [[1.0, -1.0], [0.5, -2.0], [0.2, -3.0]]
 
 
+@pytest.mark.parametrize(("rows", "dim"), [(50, 6), (20, 300)])
+def test_the_spectrum_is_that_of_the_covariance_of_unit_features(rows, dim):
+    x = 3 * torch.randn(rows, dim, generator=torch.Generator().manual_seed(0)).double()
+    _, (axes,) = plots.figure(1)
+    plots.spectrum(axes, x)
+    u = (x / x.norm(dim=1, keepdim=True)).numpy()
+    expected = np.linalg.eigvalsh(np.cov(u.T, bias=True))[::-1][: min(rows - 1, dim)]
+    assert axes.lines[0].get_ydata() == pytest.approx(expected, rel=1e-6)
+    assert axes.lines[1].get_ydata()[0] == 1 / dim
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [

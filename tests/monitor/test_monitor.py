@@ -23,6 +23,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 import hsplugin
 from hsplugin.monitor import GeometryWarning
 from tests import reference
+from tests.metrics import definitions
 from tests.monitor.recipes import Recipe, Validated, fit, loader
 
 
@@ -627,12 +628,33 @@ def test_labels_of_the_batch_reach_the_metrics_that_take_them() -> None:
     assert monitor.history[0]["tolerance"] == pytest.approx(value)
 
 
-def test_wide_features_are_spared_the_spectrum_unless_asked_for() -> None:
-    module = Recipe(dim=2100)
-    with pytest.warns(GeometryWarning, match="rankme is not measured: features have 2100"):
-        trainer = fit(module, [GeometryMonitor()], max_epochs=1)
-    assert "geometry/rankme" not in trainer.callback_metrics
-    assert "geometry/uniformity" in trainer.callback_metrics
+def test_knn_is_logged_where_batches_have_labels_and_goes_without_saying_elsewhere() -> None:
+    module, monitor = Recipe(), GeometryMonitor(every_n_steps=1, strict=True)
+    fit(module, [monitor], max_epochs=1)
+    data, labels = loader().dataset.tensors
+    x = torch.cat([a for _, _, a, _ in module.seen]).numpy()
+    assert monitor.history[0]["knn"] == pytest.approx(definitions.knn(x, labels.numpy(), 59))
+    unlabelled = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data), batch_size=12)
+    monitor = GeometryMonitor(every_n_steps=1, strict=True)
+    fit(Recipe(), [monitor], train=unlabelled, max_epochs=1)
+    assert "rankme" in monitor.history[0]
+    assert "knn" not in monitor.history[0]
+
+
+def test_wide_features_are_measured_from_the_gram_matrix_of_their_rows() -> None:
+    names = ["wasserstein_uniformity", "rankme", "effective_rank", "nesum"]
+    module, monitor = Recipe(dim=2100), GeometryMonitor(names, every_n_steps=1)
+    fit(module, [monitor], max_epochs=1)
+    x = torch.cat([a for _, _, a, _ in module.seen]).double().numpy()
+    assert x.shape == (len(loader().dataset), 2100)
+    expected = {
+        "wasserstein_uniformity": definitions.wasserstein_uniformity(definitions.unit(x)),
+        "rankme": definitions.rankme(x),
+        "effective_rank": definitions.effective_rank(x),
+        "nesum": definitions.nesum(x),
+    }
+    for name, value in expected.items():
+        assert monitor.history[0][name] == pytest.approx(value, rel=1e-6), name
 
 
 @pytest.mark.parametrize(
