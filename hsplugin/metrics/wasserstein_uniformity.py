@@ -79,6 +79,15 @@ class WassersteinUniformity(MomentMetric):
         """From 0 to the root of 2 on the sphere."""
         return 0.0, 2**0.5 if self._normalize else float("inf")
 
+    def describe(self, rows: int, dim: int) -> str:
+        """The best value, which fewer rows than dimensions keep from 0."""
+        note, spanned = super().describe(rows, dim), rows - 1
+        if spanned >= dim:
+            return note
+        # Unit rows with mean zero that spread alike in all directions that they span.
+        best = (2 - 2 * (spanned / dim) ** 0.5) ** 0.5
+        return f"{note}; so few rows in {dim} dimensions reach {best:.2f}"
+
     def _value(self, shared: Spectra) -> Tensor:
         spectrum = shared.covariance_spectrum * shared.scale**2
         spread = spectrum.sum() - 2 / len(spectrum) ** 0.5 * power_of_length(spectrum, 1.0).sum()

@@ -57,7 +57,7 @@ class Representation:
         self.measures = {TRAINING: Measures(metrics, quiet, wide_rows)}
         for stage in (VALIDATION, TEST):
             self.samples[stage] = Samples(1, max_samples)
-            self.measures[stage] = Measures(metrics, metrics.keys(), wide_rows)
+            self.measures[stage] = Measures(metrics, tuple(metrics), wide_rows)
         self._told = ""
         self._refused: RefusedError | None = None
 

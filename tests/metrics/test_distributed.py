@@ -22,6 +22,13 @@ def collection():
         "effective_rank": (metrics.EffectiveRank(), (FEATURES,)),
         "alpha_req": (metrics.AlphaReQ((2, 5)), (FEATURES,)),
         "nesum": (metrics.NESum(), (FEATURES,)),
+        "stable_rank": (metrics.StableRank(), (FEATURES,)),
+        "condition_number": (metrics.ConditionNumber(), (FEATURES,)),
+        "feature_std": (metrics.FeatureStd(), (FEATURES,)),
+        "intrinsic_dimension": (metrics.IntrinsicDimension(), (FEATURES,)),
+        "per_class_rank": (metrics.PerClassRank(), (FEATURES, LABELS)),
+        "knn": (metrics.KNNAccuracy(k=5), (FEATURES, LABELS)),
+        "linear_cka": (metrics.LinearCKA(), (FEATURES, OTHER[:, :4].square())),
         "tolerance": (metrics.Tolerance(num_classes=3), (FEATURES, LABELS)),
         "lidar": (metrics.LiDAR(), (torch.stack([FEATURES, OTHER * 1.1], dim=1),)),
     }

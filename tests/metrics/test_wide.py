@@ -49,6 +49,10 @@ def test_few_rows_of_wide_features_are_no_collapse_and_are_told():
     assert "of 60, more is better; 60 Gaussian rows in 80 dimensions have" in metric.describe(
         60, 80
     )
+    # The corners of a simplex are as uniform as so few rows can be.
+    corners = definitions.unit(np.eye(5) - 0.2) @ np.eye(5, 80)
+    best = definitions.wasserstein_uniformity(corners)
+    assert f"reach {best:.2f}" in metrics.WassersteinUniformity().describe(5, 80)
     assert metric.describe(5000, 80) == "of 80, more is better"
 
 
