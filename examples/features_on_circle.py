@@ -24,7 +24,7 @@ from hsplugin import plots
 from hsplugin.functional import unit_rows
 from hsplugin.lab.data import DATA, Images, load
 from hsplugin.lab.encoder import Augment, backbone, to_float
-from hsplugin.lab.evaluate import knn_accuracy, linear_accuracy
+from hsplugin.lab.evaluate import knn_right, linear_right, percent
 
 TRAININGS = ("random", "supervised", "contrastive", "align + uniform")
 
@@ -104,8 +104,8 @@ def place(encoder: nn.Module, images: Images) -> Placed:
         features,
         view_a,
         view_b,
-        knn_accuracy(known, labels[0], features, labels[1], images.classes),
-        linear_accuracy((known, labels[0]), (features, labels[1]))[0],
+        percent(knn_right(known, labels[0], features, labels[1], images.classes).double()),
+        percent(linear_right((known, labels[0]), (features, labels[1]))[0].double()),
     )
 
 

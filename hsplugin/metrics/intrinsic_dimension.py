@@ -100,6 +100,8 @@ class IntrinsicDimension(SampledMetric):
         self._add(features)
 
     def _of_rows(self, x: Tensor, labels: Tensor) -> Tensor:
+        if len(x) < 3:
+            return x.new_full((), torch.nan, dtype=torch.float64)
         # Ratios do not depend on scale, and squares may overflow.
         largest = x.abs().amax()
         x = x / torch.where(largest > 0, largest, 1.0)

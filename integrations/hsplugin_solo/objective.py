@@ -40,6 +40,7 @@ OF_OTHER_METHODS = frozenset(
         "queue_size",
         "scale_loss",
         "sim_loss_weight",
+        "supervised",
         "temperature",
         "temperature_k",
         "temperature_q",

@@ -57,6 +57,6 @@ def test_values_are_printed_and_drawn_each_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_submodules_to_choose_from_are_named_where_nothing_is_found(tmp_path: Path) -> None:
-    assert "--module takes one of: encoder, similar" in watch(tmp_path, "similar")
+def test_a_module_is_found_or_chosen_where_no_criterion_has_features(tmp_path: Path) -> None:
+    assert "epoch 1: alignment" in watch(tmp_path, "similar")
     assert "epoch 1: alignment" in watch(tmp_path, "similar", "--module", "encoder")

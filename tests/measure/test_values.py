@@ -72,7 +72,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(deviations):
         return random.normal(size=(rows, 12)) * deviations + 0.3
 
     truth = geometry_of(population(500_000), intervals=False, fit_range=(2, 12)).metrics
-    covered = dict.fromkeys(truth, 0)
+    covered = dict.fromkeys(truth.keys() - WITHOUT_INTERVAL, 0)
     for _ in range(60):
         metrics = geometry_of(population(600), fit_range=(2, 12), max_samples=600).metrics
         for name in covered:
@@ -118,7 +118,8 @@ def test_every_interval_holds_its_value_and_stays_in_the_metrics_range(
     random = np.random.default_rng(seed)
     x = odd_rows(kind, rows, dim, random)
     y = x[::-1] if seed % 2 else x
-    options = {"normalize": normalize or kind == "huge"}
+    # Off the sphere, squares of 1e18 beside 1e-18 are beyond the digits of float64.
+    options = {"normalize": normalize or kind in ("huge", "uneven")}
     fit_range = (1, 3) if dim > 1 else None
     found = geometry_of(x, y, np.arange(rows) % 2, fit_range=fit_range, **options)
     assert {"uniformity", "rankme", "nesum"} <= set(found.metrics)
