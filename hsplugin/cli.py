@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"hsplugin {args.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who reads our output, such as head, has gone; Python would try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print(f"hsplugin {args.command}: interrupted; rerun to continue", file=sys.stderr)
         return 130

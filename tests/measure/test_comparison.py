@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,3 +146,13 @@ def test_files_with_different_metrics_share_a_table(capsys):
 def test_an_unknown_metric_is_refused_before_anything_is_read(capsys):
     assert main(["measure", "missing.npy", "--sort", "uniformty"]) == 2
     assert "did you mean uniformity" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = [sys.executable, "-m", "hsplugin.cli", "measure", "first.npy"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        printed = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert "Traceback" not in printed and "Exception" not in printed
