@@ -321,7 +321,7 @@ class Config:
 @layout("x.pth", key="item_embedding.weight")
 def recbole_checkpoint(path):
     model = torch.nn.ModuleDict({"user_embedding": torch.nn.Embedding(9, DIM)})
-    model["item_embedding"] = torch.nn.Embedding.from_pretrained(TENSOR, freeze=False)
+    model["item_embedding"] = torch.nn.Embedding.from_pretrained(TENSOR.clone(), freeze=False)
     optimizer = torch.optim.Adam(model.parameters())
     model["item_embedding"](torch.arange(3)).sum().backward()
     optimizer.step()
