@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsplugin.checks import listed
 from hsplugin.errors import CommandError
 from hsplugin.readers import Array, find_array, names_in
 
@@ -246,8 +247,7 @@ def _two_columns(path: Path, score: str | None) -> list[str]:
         return []
     if len(names) > 2:
         raise CommandError(
-            f"{path}: has the columns {', '.join(names[:10])}; say by --pair-keys which two are "
-            f"the pairs"
+            f"{path}: has the columns {listed(names)}; say by --pair-keys which two are the pairs"
         )
     if names == ["0", "1"] and path.is_file() and _first_fields(path) == [b"0", b"1"]:
         raise CommandError(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hsplugin.checks import check_features
 from hsplugin.functional import power_of_length
-from hsplugin.metrics.base import GeometryMetric, States
+from hsplugin.metrics.base import States
 from hsplugin.metrics.directions import directions
+from hsplugin.metrics.inputs import TakesFeatures
 
 
 def feature_std(features: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def feature_std(features: Tensor) -> Tensor:
     return FeatureStd().of(features)
 
 
-class FeatureStd(GeometryMetric):
+class FeatureStd(TakesFeatures):
     r"""Mean standard deviation of the dimensions of unit features; more is better.
 
     Streams with two sums a dimension. See :func:`feature_std`.
@@ -67,18 +68,6 @@ class FeatureStd(GeometryMetric):
         zeros = torch.zeros(0, dtype=torch.float64)
         self.add_state("sums", zeros, dist_reduce_fx="sum")
         self.add_state("squares", zeros, dist_reduce_fx="sum")
-
-    def update(self, features: Tensor) -> None:
-        """Add features.
-
-        Args:
-            features: Shape (N, d), of any floating dtype, N >= 1.
-
-        Raises:
-            TypeError: If features is no floating-point tensor.
-            ValueError: If its shape is wrong or d differs from that of earlier calls.
-        """
-        self._add(features)
 
     def bounds(self, rows: int, dim: int) -> tuple[float, float]:
         """From 0 to that of a variance of 1 / d in each dimension."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hsplugin.metrics.base import GeometryMetric
+
 
 class MissingInputError(ValueError):
     """A metric takes something that was not given, such as a second view or labels."""
@@ -34,3 +36,19 @@ def select_inputs(
             raise MissingInputError(f"it needs {told[name]}, and there is none")
         chosen.append(value)
     return (*chosen, *(value for name in optional if (value := given[name]) is not None))
+
+
+class TakesFeatures(GeometryMetric):
+    """Of the metrics that take features alone: how they are added."""
+
+    def update(self, features: Tensor) -> None:
+        """Add features.
+
+        Args:
+            features: Shape (N, d), of any floating dtype, N >= 1.
+
+        Raises:
+            TypeError: If features is no floating-point tensor.
+            ValueError: If its shape is wrong or d differs from that of earlier calls.
+        """
+        self._add(features)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsplugin.metrics.inputs import TakesFeatures
 from hsplugin.metrics.sampled import SampledMetric
 
 # Numbers held at once.
@@ -49,7 +50,7 @@ def intrinsic_dimension(features: Tensor) -> Tensor:
     return IntrinsicDimension(normalize=False).of(features)
 
 
-class IntrinsicDimension(SampledMetric):
+class IntrinsicDimension(TakesFeatures, SampledMetric):
     r"""Intrinsic dimension by two nearest neighbours; more is more expressive.
 
     See :func:`intrinsic_dimension`. Exact over all rows up to ``max_samples``, beyond that from a
@@ -87,21 +88,7 @@ class IntrinsicDimension(SampledMetric):
     ) -> None:
         super().__init__(max_samples=max_samples, normalize=normalize, seed=seed, **kwargs)
 
-    def update(self, features: Tensor) -> None:
-        """Add features.
-
-        Args:
-            features: Shape (N, d), of any floating dtype, N >= 1.
-
-        Raises:
-            TypeError: If features is no floating-point tensor.
-            ValueError: If its shape is wrong or d differs from that of earlier calls.
-        """
-        self._add(features)
-
     def _of_rows(self, x: Tensor, labels: Tensor) -> Tensor:
-        if len(x) < 3:
-            return x.new_full((), torch.nan, dtype=torch.float64)
         # Ratios do not depend on scale, and squares may overflow.
         largest = x.abs().amax()
         x = x / torch.where(largest > 0, largest, 1.0)

@@ -76,7 +76,15 @@ class GroupedMetrics:
         The value is not finite where ``compute`` of the metric raises OverflowError.
         """
         found: dict[str, Jackknifed] = {}
-        for family, members in self._families.items():
+        for family, all_members in self._families.items():
+            members = {}
+            for name, metric in all_members.items():
+                if self.rows < metric.least_rows:
+                    found[name] = Jackknifed.of_one(metric._undefined())
+                else:
+                    members[name] = metric
+            if not members:
+                continue
             first = next(iter(members.values()))
             states, shared = self._whole_of(first)
             estimates = first._jackknife(states, self._parts[family], members)

@@ -15,8 +15,9 @@ from torch.nn.functional import pad
 
 from hsplugin.checks import check_features
 from hsplugin.functional import power_of_length
-from hsplugin.metrics.base import GeometryMetric, States
+from hsplugin.metrics.base import States
 from hsplugin.metrics.directions import directions
+from hsplugin.metrics.inputs import TakesFeatures
 from hsplugin.metrics.packing import in_range, merge_moments, pack_moments
 
 
@@ -177,7 +178,7 @@ def largest_entropy_rank(rank: int, entries: int, epsilon: float) -> float:
     return math.exp(-rank * p * math.log(p) - (entries - rank) * epsilon * math.log(epsilon))
 
 
-class MomentMetric(GeometryMetric):
+class MomentMetric(TakesFeatures):
     """Base of the metrics over moments: (d + 1)^2 float64 numbers, however many rows are seen.
 
     In a :class:`torchmetrics.MetricCollection` those that take the features as they are share one
@@ -194,18 +195,6 @@ class MomentMetric(GeometryMetric):
         super().__init__(**kwargs)
         zero = torch.zeros(1, 1, dtype=torch.float64)
         self.add_state("moments", zero, dist_reduce_fx=merge_moments)
-
-    def update(self, features: Tensor) -> None:
-        """Add features.
-
-        Args:
-            features: Shape (N, d), of any floating dtype, N >= 1.
-
-        Raises:
-            TypeError: If features is no floating-point tensor.
-            ValueError: If its shape is wrong or d differs from that of earlier calls.
-        """
-        self._add(features)
 
     def bounds(self, rows: int, dim: int) -> tuple[float, float]:
         """From 0 to d."""

@@ -14,6 +14,7 @@ from hsplugin.checks import check_features, check_integer
 from hsplugin.metrics.base import GeometryMetric, States
 from hsplugin.metrics.checks import check_labels
 from hsplugin.metrics.directions import directions
+from hsplugin.metrics.inputs import TakesFeatures
 from hsplugin.metrics.sampling import Jackknifed, row_keys
 from hsplugin.potential.distributed import rank
 
@@ -181,7 +182,7 @@ class LabelledSample(SampledMetric):
         check_labels(labels, len(features))
 
 
-class WideRows(SampledMetric):
+class WideRows(TakesFeatures, SampledMetric):
     """A fair sample of wide features, from which metrics over moments take their Gram matrix.
 
     ``compute`` returns the rows. They are so few that the Gram matrices and spectra of all metrics
@@ -194,18 +195,6 @@ class WideRows(SampledMetric):
 
     def __init__(self, *, max_samples: int = 2048, **kwargs: Any) -> None:
         super().__init__(max_samples=min(max_samples, 2048), normalize=False, **kwargs)
-
-    def update(self, features: Tensor) -> None:
-        """Add features.
-
-        Args:
-            features: Shape (N, d), of any floating dtype, N >= 1.
-
-        Raises:
-            TypeError: If features is no floating-point tensor.
-            ValueError: If its shape is wrong or d differs from that of earlier calls.
-        """
-        self._add(features)
 
     def _of_rows(self, x: Tensor, labels: Tensor) -> Tensor:
         return x

@@ -235,10 +235,7 @@ class GeometryMonitorMixin:
         dataloader_idx: int = 0,
     ) -> None:
         """Measure the batch; a validation step without features causes no warning."""
-        if trainer.sanity_checking or dataloader_idx > 0:
-            self._stop()
-        else:
-            self._evaluate(trainer, pl_module, VALIDATION, outputs, batch, batch_idx)
+        self._evaluate(trainer, dataloader_idx, pl_module, VALIDATION, outputs, batch, batch_idx)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the values of the whole validation set, and draw a sample of it."""
@@ -263,10 +260,7 @@ class GeometryMonitorMixin:
         dataloader_idx: int = 0,
     ) -> None:
         """Measure the batch; a test step without features causes no warning."""
-        if dataloader_idx > 0:
-            self._stop()
-        else:
-            self._evaluate(trainer, pl_module, TEST, outputs, batch, batch_idx)
+        self._evaluate(trainer, dataloader_idx, pl_module, TEST, outputs, batch, batch_idx)
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the values of the whole test set, and draw a sample of it."""
@@ -282,13 +276,13 @@ class GeometryMonitorMixin:
         for one in self._watched.values():
             one.listen()
 
-    def _stop(self) -> None:
+    def _evaluate(self, trainer: Any, dataloader_idx: int, *step: Any) -> None:
+        """Measure a batch of the first data loader."""
         for one in self._watched.values():
-            one.taps.stop()
-
-    def _evaluate(self, trainer: Any, pl_module: Any, stage: str, *step: Any) -> None:
-        for one in self._watched.values():
-            one.evaluate(trainer, pl_module, stage, *step)
+            if trainer.sanity_checking or dataloader_idx > 0:
+                one.taps.stop()
+            else:
+                one.evaluate(trainer, *step)
 
     def _end(
         self, trainer: Any, pl_module: Any, stage: str, history: list[dict[str, float]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hsplugin.checks import with_float64
 from hsplugin.monitor.guard import Guard, line
 from hsplugin.monitor.measures import Measures
 from hsplugin.monitor.samples import Samples
@@ -204,8 +205,7 @@ class Representation:
 
 def computing_device(pl_module: Any) -> torch.device:
     """Where the metrics are computed: on the module's device, unless that has no float64."""
-    device: torch.device = pl_module.device
-    return torch.device("cpu") if device.type == "mps" else device
+    return with_float64(pl_module.device)
 
 
 def _name(pl_module: Any) -> str:
