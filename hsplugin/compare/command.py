@@ -11,10 +11,11 @@ from typing import Any
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
+from hsplugin.lab.locks import locked
 from hsplugin.lab.methods import METHODS, UNTRAINED, options_of
 from hsplugin.lab.request import machine, shared_settings
 from hsplugin.lab.run import refuse_mixing
-from hsplugin.lab.runs import Failure, locked, require_extra, run_all
+from hsplugin.lab.runs import Failure, require_extra, run_all
 from hsplugin.lab.settings import Machine, RunSettings
 
 FIRST_METHODS = [

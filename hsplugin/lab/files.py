@@ -5,8 +5,10 @@ Also the Markdown table that reports are made of.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         path: The file to write.
         write: Called with a temporary path that has the suffix of ``path``.
     """
-    partial = path.with_name(f".{path.stem}.partial{os.getpid()}{path.suffix}")
+    # Named by machine and process, so that no two writers of a shared folder meet.
+    writer = f"{socket.gethostname()}-{os.getpid()}"
+    partial = path.with_name(f".{path.stem}.partial-{writer}{path.suffix}")
     try:
         write(partial)
         with partial.open("rb") as file:
@@ -32,20 +36,16 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove partial files of processes that were killed while they wrote."""
+    """Remove partial files of processes that were killed; the caller holds the folder's lock."""
     for leftover in folder.glob(".*.partial*"):
-        if not _running(leftover.stem.rpartition(".partial")[2]):
-            leftover.unlink(missing_ok=True)
+        leftover.unlink(missing_ok=True)
 
 
-def _running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass  # another user's process, but running
-    return True
+def machine_error(error: OSError, folder: Path) -> str:
+    """What a full or unwritable disk means for the user, in one line."""
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk of {folder}; free some and rerun to continue"
+    return f"{error.filename or folder}: {error.strerror or error}; fix it and rerun to continue"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

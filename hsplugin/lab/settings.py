@@ -115,7 +115,11 @@ class Machine:
     data_dir: str | None = setting(None, WHAT, "folder with the data set's files")
     solo_checkout: str | None = setting(None, WHAT, "folder of an unmodified solo-learn checkout")
     jobs: int = setting(
-        1, WHERE, "runs at a time", least=1, unset="1 on a GPU, else one per core, up to 4"
+        1,
+        WHERE,
+        "runs at a time; on GPUs, at a time on each",
+        least=1,
+        unset="1 on GPUs, else one per core, up to 4",
     )
     threads: int | None = setting(
         None, WHERE, "CPU threads of one run", least=1, unset="the cores divided by the jobs"

@@ -10,9 +10,10 @@ from typing import Any
 from hsplugin.checks import check_integer
 from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
+from hsplugin.lab.locks import locked
 from hsplugin.lab.request import machine, shared_settings
 from hsplugin.lab.run import Run, refuse_mixing
-from hsplugin.lab.runs import locked, require_extra, run_all
+from hsplugin.lab.runs import require_extra, run_all
 from hsplugin.lab.settings import Machine, RunSettings
 from hsplugin.sweep.grid import DEFAULT_GRID, encoders, read_grid
 

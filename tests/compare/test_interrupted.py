@@ -70,9 +70,9 @@ def test_killed_again_and_again_at_random_it_still_ends_with_the_same_table(comp
     moments = random.Random(0)
     killed = 0
     for _ in range(4):
-        (out / ".lock").unlink(missing_ok=True)
+        (out / ".lease").unlink(missing_ok=True)
         process = start(out, *METHODS)
-        while not (out / ".lock").exists():
+        while not (out / ".lease").exists():
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(4 * moments.random())
@@ -120,7 +120,7 @@ def test_a_half_written_file_and_a_missing_table_do_no_harm(compared, tmp_path):
     (out / "results.csv").unlink()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (out / f".plane.partial{dead.pid}.png").write_bytes(b"cut off")
+    (out / f".plane.partial-other-{dead.pid}.png").write_bytes(b"cut off")
     finish(start(out, *METHODS))
     assert_same(out, compared)
 
