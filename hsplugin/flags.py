@@ -128,7 +128,8 @@ def complete(
     """Fill in what the command line leaves open: from the config file, then from the defaults.
 
     A config file holds the flags as YAML, with a list where a flag takes several values and
-    ``set: {simclr: {temperature: 0.2}}`` for the options of methods, which --set overrides.
+    ``set: {simclr: {temperature: 0.2}}`` for the options of methods, which --set overrides, and
+    ``slurm: {qos: high}`` for the parameters of jobs.
 
     Args:
         args: What the command line says.
@@ -144,8 +145,9 @@ def complete(
         add_arguments(parser)
         from_file = vars(parser.parse_args(_as_flags(Path(given["config"]), defaults)))
     merged = {**defaults, **from_file, **given}
-    if "set" in merged:
-        merged["set"] = [*from_file.get("set", []), *given.get("set", [])]
+    for name in ("set", "slurm"):
+        if name in merged:
+            merged[name] = [*from_file.get(name, []), *given.get(name, [])]
     return argparse.Namespace(**merged)
 
 
@@ -179,6 +181,8 @@ def _as_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
             if not all(isinstance(options, dict) for options in value.values()):
                 raise CommandError(f"{path}: {key} must map methods to their options and values")
             value = [f"{m}.{o}={v}" for m, options in value.items() for o, v in options.items()]
+        elif isinstance(value, dict) and name == "slurm":
+            value = [f"{parameter}={v}" for parameter, v in value.items()]
         if isinstance(value, bool) and isinstance(defaults[name], bool):
             flags.append(flag(name) if value else flag(f"no_{name}"))
         elif isinstance(value, list):

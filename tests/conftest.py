@@ -22,6 +22,8 @@ ACCEPTED_SKIPS = re.compile(
             "needs a CUDA device",
             "needs KeOps",
             "needs Chromium and its driver",
+            "needs SLURM and root",
+            "needs unshare to be another machine",
             r"cannot take torch\.\w+ features on cpu",
             "interpreted kernels cannot be compiled",
             "takes memory that only a host lends untouched",

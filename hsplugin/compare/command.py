@@ -13,7 +13,7 @@ from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
 from hsplugin.lab.locks import locked
 from hsplugin.lab.methods import METHODS, UNTRAINED, options_of
-from hsplugin.lab.request import machine, shared_settings
+from hsplugin.lab.request import add_slurm_flag, machine, shared_settings
 from hsplugin.lab.run import refuse_mixing
 from hsplugin.lab.runs import Failure, require_extra, run_all
 from hsplugin.lab.settings import Machine, RunSettings
@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "methods": FIRST_METHODS,
     "seeds": [0, 1],
     "set": [],
+    "slurm": [],
     "tune": False,
     "out": "comparison",
 }
@@ -38,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; one that is not given is absent, so that a config file may give it."""
     add_flags(parser, RunSettings, Machine, defaults=DEFAULTS)
+    add_slurm_flag(parser)
     parser.add_argument("--out", help="folder for the results; default: comparison")
     what = parser.add_argument_group("what to compare")
     what.add_argument(

@@ -68,14 +68,22 @@ def held(folder: Path, wait: float = -1) -> Iterator[None]:
     from filelock import SoftFileLease, Timeout
 
     lock = SoftFileLease(folder / NAME, lease_duration=LEASE, on_compromise=_stop)
+    patience = wait if wait >= 0 else 5.0
     while True:
         _discard_empty(folder / NAME)
         try:
-            lock.acquire(timeout=wait if wait >= 0 else 2 * LEASE, poll_interval=0.2)
+            lock.acquire(timeout=patience, poll_interval=0.2)
             break
         except Timeout:
             if wait >= 0:
                 raise
+            if patience < LEASE:
+                host, process = _holder(folder)
+                print(
+                    f"hsplugin: waiting for process {process} on {host}, which is at {folder}",
+                    file=sys.stderr,
+                )
+            patience = 2 * LEASE
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,14 +61,14 @@ def events(
                 settings, place = left.pop(0), free.pop(0)
                 connection, process = _start(settings, machine, Run.of(settings, out), place)
                 running[connection] = (settings, process, place)
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
+            ready = wait(list(running))
+            for connection in [c for c in running if c in ready]:
                 settings, process, place = running[connection]
                 event = _receive(connection, process)
                 if "fatal" in event:
                     raise CommandError(event["fatal"])
                 yield settings, event
-                if "failed" in event or "done" in event:
+                if ended(event):
                     process.join()
                     del running[connection]
                     free.append(place)
@@ -76,6 +76,11 @@ def events(
         for _, process, _ in running.values():
             process.kill()
             process.join()
+
+
+def ended(event: Mapping[str, Any]) -> bool:
+    """Whether an event is the last one of its run."""
+    return not event.keys().isdisjoint({"done", "failed", "fatal"})
 
 
 def places(machine: Machine) -> list[str | None]:
@@ -93,8 +98,8 @@ def places(machine: Machine) -> list[str | None]:
     size = machine.devices
     if size > len(gpus):
         raise CommandError(f"--devices {size}: only {len(gpus)} GPUs are visible")
-    groups = [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
-    return groups * machine.jobs
+    starts = range(0, len(gpus) - size + 1, size)
+    return [",".join(gpus[start : start + size]) for _ in range(machine.jobs) for start in starts]
 
 
 def visible_gpus() -> list[str]:

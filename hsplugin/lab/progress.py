@@ -27,6 +27,7 @@ class Progress:
     """
 
     SECONDS_BETWEEN_LINES = 10.0
+    MOST_SHOWN = 4
 
     def __init__(self, settings_list: Sequence[RunSettings], out: Path, prefix: str = "") -> None:
         runs = unique(settings_list)
@@ -56,16 +57,21 @@ class Progress:
                 f"{title}  epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.3f}  "
                 f"kNN {event['knn']:.1f} %  {event['seconds']:.0f} s, {left:.0f} s left"
             )
-            self.bar.set_description_str("   ".join(self.live.values()))
+            self.bar.set_description_str(self._live_line())
             overdue = time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES
             if self.bar.disable and overdue:
                 self._say(self.live[settings.name])
             return
         last = self.live.pop(settings.name, title)
-        self.bar.set_description_str("   ".join(self.live.values()), refresh=False)
+        self.bar.set_description_str(self._live_line(), refresh=False)
         self.done += 1
         self.bar.update()
         self._say(f"{title} failed: {event['failed']}" if "failed" in event else f"done: {last}")
+
+    def _live_line(self) -> str:
+        shown = list(self.live.values())[: self.MOST_SHOWN]
+        more = len(self.live) - len(shown)
+        return "   ".join([*shown, *([f"and {more} more"] if more else [])])
 
     def _say(self, text: str) -> None:
         tqdm.write(f"[{self.done}/{self.total}] {text}", file=sys.stderr)

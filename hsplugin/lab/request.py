@@ -6,6 +6,8 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,83 @@ def machine(args: argparse.Namespace) -> Machine:
         CommandError: An impossible value.
     """
     given = {k: v for k, v in vars(args).items() if k in defaults_of(Machine)}
+    given["slurm"] = _slurm_parameters(args.slurm)
+    if given["cluster"] == "slurm":
+        return _on_slurm(given, args)
+    for name, default in (("partition", None), ("nodes", 1), ("job_folder", None), ("slurm", {})):
+        if given[name] != default:
+            raise CommandError(f"{flag(name)} needs --cluster slurm")
+    _checked(Machine, {**given, "jobs": given["jobs"] or 1})
+    _apply_gpus_per_run(given)
     if given["jobs"] is None:
         # Small networks gain far more from running beside each other than from sharing threads;
         # up to 4, for the memory.
-        on_cpu = _device(args.accelerator) == "cpu"
-        given["jobs"] = min(4, os.cpu_count() or 1) if on_cpu else 1
-    _checked(Machine, given)
-    given["threads"] = given["threads"] or max(1, (os.cpu_count() or 1) // given["jobs"])
+        given["jobs"] = min(4, cores()) if _device(given["accelerator"]) == "cpu" else 1
+    given["threads"] = given["threads"] or max(1, cores() // given["jobs"])
     return Machine(**given, command=("hsplugin", *sys.argv[1:]))
+
+
+def add_slurm_flag(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag for what else SLURM can be asked for."""
+    parser.add_argument(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        metavar="KEY=VALUE",
+        help="further parameters of the jobs, by their names in sbatch, such as account=x qos=high",
+    )
+
+
+def cores() -> int:
+    """The cores that this process may use, which an allocation or container may restrict."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _apply_gpus_per_run(given: dict[str, Any]) -> None:
+    gpus = given["gpus_per_run"]
+    if gpus is None:
+        return
+    kind = "gpu" if gpus else "cpu"
+    others = {"gpu": (AUTO, "gpu", "cuda"), "cpu": (AUTO, "cpu")}[kind]
+    if given["accelerator"] not in others or (gpus and given["devices"] not in (1, gpus)):
+        raise CommandError(
+            f"--gpus-per-run {gpus} contradicts --accelerator {given['accelerator']} "
+            f"--devices {given['devices']}; give one or the other"
+        )
+    given["accelerator"], given["devices"] = kind, gpus or given["devices"]
+
+
+def _on_slurm(given: dict[str, Any], args: argparse.Namespace) -> Machine:
+    """The machine of jobs on other nodes: what they have is not known here."""
+    given["jobs"] = given["jobs"] or 1
+    _checked(Machine, given)
+    if given["gpus_per_run"] is None:
+        given["gpus_per_run"] = 0 if given["accelerator"] == "cpu" else given["devices"]
+    _apply_gpus_per_run(given)
+    if find_spec("submitit") is None:
+        raise CommandError("--cluster slurm needs submitit: pip install 'hsplugin[compare]'")
+    if getattr(args, "framework", None) == "solo" and given["devices"] * given["nodes"] > 1:
+        raise CommandError("--framework solo on SLURM runs on one device; leave --devices out")
+    return Machine(**given, command=("hsplugin", *sys.argv[1:]))
+
+
+def _slurm_parameters(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["qos=high"]`` into ``{"qos": "high"}``."""
+    import yaml
+
+    parameters: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not (equals and key and text):
+            raise CommandError(f"--slurm {assignment!r}: write KEY=VALUE, such as qos=high")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        # SLURM writes times and lists as text, some of which YAML takes for numbers.
+        plain = isinstance(value, bool | int) and str(value).lower() == text.lower()
+        parameters[key.lstrip("-")] = value if plain else text
+    return parameters
 
 
 def _device(accelerator: str) -> str:
@@ -74,12 +145,19 @@ def _device(accelerator: str) -> str:
 
 
 def _precision(args: argparse.Namespace) -> str:
-    device = _device(args.accelerator)
+    accelerator = "cpu" if args.gpus_per_run == 0 else args.accelerator
+    device = "unknown" if args.cluster == "slurm" else _device(accelerator)
     if args.precision in (None, AUTO):
         there = {run.read_settings()["precision"] for run in Run.all_in(Path(args.out))}
         # A folder keeps its precision on any machine, so that its runs compare.
         if len(there) == 1:
             return str(there.pop())
+        if args.cluster == "slurm" and accelerator != "cpu":
+            print(
+                "hsplugin: what the nodes multiply in hardware is not known here, so they train in "
+                "32-true; --precision bf16-mixed is faster on GPUs from Ampere on",
+                file=sys.stderr,
+            )
         # solo-learn computes its losses too in that precision.
         solo = getattr(args, "framework", None) == "solo"
         return "bf16-mixed" if _multiplies_bfloat16(device) and not solo else "32-true"

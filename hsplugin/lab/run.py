@@ -28,6 +28,8 @@ class Run:
         job: Settings and machine, for the further processes of a DDP run.
         checkpoint: What an unfinished run resumes from.
         partial_checkpoint: The next checkpoint while it is being written.
+        submitted: The job of a cluster that does the run.
+        news: The latest event of the run, for a command on another machine.
         history: One row per measured epoch.
         pairs: Unit projections of two views of each validation image, with labels.
         answers: Share of right answers for each test image, of every accuracy.
@@ -45,6 +47,8 @@ class Run:
         self.job = folder / "job.json"
         self.checkpoint = folder / "last.ckpt"
         self.partial_checkpoint = folder / "last.ckpt.partial"
+        self.submitted = folder / "submitted.json"
+        self.news = folder / "news.json"
         self.history = folder / "history.csv"
         self.pairs = folder / "pairs.pt"
         self.answers = folder / "answers.pt"
@@ -91,6 +95,21 @@ class Run:
             return {**defaults, **read_json(self.settings)}
         except ValueError as error:
             raise CommandError(f"{self.settings} is damaged ({error}); remove its folder") from None
+
+    def read_job(self) -> str | None:
+        """The job of a cluster that does the run, or did; None if there was none."""
+        try:
+            return str(read_json(self.submitted)["job"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def read_news(self) -> dict[str, Any]:
+        """The latest event of a run on another machine; empty before the first."""
+        try:
+            news = read_json(self.news)
+        except (OSError, ValueError):
+            return {}
+        return news if isinstance(news, dict) else {}
 
     def read_result(self) -> dict[str, Any]:
         """Settings, measures, ``history`` and ``provenance`` of a finished run.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.errors import CommandError
-from hsplugin.lab import pool
+from hsplugin.lab import pool, slurm
 from hsplugin.lab.files import remove_leftovers
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -56,7 +56,8 @@ def run_all(
     remove_leftovers(out)
     waiting = [s for s in unique(settings_list) if not Run.of(s, out).finished]
     failures = []
-    for settings, event in pool.events(waiting, out, machine):
+    events = slurm.events if machine.cluster == "slurm" else pool.events
+    for settings, event in events(waiting, out, machine):
         if "failed" in event:
             failures.append(Failure(settings, event["failed"]))
         if report is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from hsplugin.flags import check, setting
 from hsplugin.lab.data import DATA
 
-WHAT, BUDGET, WHERE = "data", "budget", "machine"
+WHAT, BUDGET, WHERE, CLUSTER = "data", "budget", "machine", "SLURM cluster"
 BY_DATA = "what suits the data set"
 
 
@@ -104,8 +104,8 @@ class RunSettings:
 class Machine:
     """Where and how runs are computed, which never changes what is computed.
 
-    The help text of each field says what it is; ``command`` is the command line that asked for
-    the runs, for the record.
+    The help text of each field says what it is; ``slurm`` are further parameters of the jobs,
+    and ``command`` is the command line that asked for the runs, for the record.
 
     Raises:
         TypeError: A setting has the wrong type.
@@ -117,12 +117,16 @@ class Machine:
     jobs: int = setting(
         1,
         WHERE,
-        "runs at a time; on GPUs, at a time on each",
+        "runs at a time; on GPUs, at a time on each; SLURM has --array-parallelism",
         least=1,
         unset="1 on GPUs, else one per core, up to 4",
     )
     threads: int | None = setting(
-        None, WHERE, "CPU threads of one run", least=1, unset="the cores divided by the jobs"
+        None,
+        WHERE,
+        "CPU threads of one run",
+        least=1,
+        unset="the cores divided by the jobs; on SLURM, what it gives a task",
     )
     accelerator: str = setting(
         "auto",
@@ -130,8 +134,38 @@ class Machine:
         "accelerator flag of Lightning",
         choices=("auto", "cpu", "gpu", "cuda", "mps"),
     )
-    devices: int = setting(1, WHERE, "devices of one run; more than one means DDP", least=1)
+    devices: int = setting(
+        1, WHERE, "devices of one run on each of its nodes; more than one means DDP", least=1
+    )
+    gpus_per_run: int | None = setting(
+        None,
+        WHERE,
+        "short for --accelerator gpu --devices N, or --accelerator cpu where N is 0",
+        least=0,
+        unset="with --cluster slurm 1",
+    )
+    cluster: str = setting(
+        "local", CLUSTER, "local, or slurm for one job a run", choices=("local", "slurm")
+    )
+    partition: str | None = setting(None, CLUSTER, "partition of the jobs", unset="SLURM's default")
+    timeout: int = setting(
+        240, CLUSTER, "minutes until a job is queued again, to go on from its checkpoint", least=1
+    )
+    array_parallelism: int = setting(64, CLUSTER, "jobs at a time", least=1)
+    nodes: int = setting(1, CLUSTER, "nodes of one run", least=1)
+    job_folder: str | None = setting(
+        None,
+        CLUSTER,
+        "scripts, pickles and logs of the jobs; a folder that all nodes see and only you write to",
+        unset="~/.hsplugin/jobs",
+    )
+    slurm: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(type(self), vars(self))
+
+    @property
+    def ranks(self) -> int:
+        """Processes of one run, on all its nodes together."""
+        return self.nodes * self.devices

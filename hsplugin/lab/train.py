@@ -16,6 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,6 +33,8 @@ from hsplugin.provenance import cpu_seconds, machine_facts, peak_memory
 Notify = Callable[[dict[str, Any]], None]
 # Measurements during a run use at most this many images; the final ones use all.
 BANK, QUERIES = 10_000, 2_000
+# At most so long a piece of training is lost when a run is killed, and the epoch that goes on.
+SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 
 class Tracker(pl.Callback):  # type: ignore[misc]
@@ -45,7 +48,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
         self._losses: list[Tensor] = []
-        self._since = time.monotonic()
+        self._since = self._saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
@@ -120,10 +123,14 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         if trainer.is_global_zero and (epoch % self.every == 0 or epoch == self.settings.epochs):
             self.measure(pl_module, epoch, loss)  # type: ignore[arg-type]
             write_csv(self.run.history, self.history)
-        if epoch % self.every == 0 and epoch < self.settings.epochs:
+        overdue = time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS
+        # All ranks save together, whatever their clocks say.
+        overdue = trainer.strategy.broadcast(overdue)
+        if (overdue or epoch % self.every == 0) and epoch < self.settings.epochs:
             trainer.save_checkpoint(self.run.partial_checkpoint)
             if trainer.is_global_zero:
                 os.replace(self.run.partial_checkpoint, self.run.checkpoint)
+            self._saved = time.monotonic()
         if trainer.is_global_zero:
             self.notify(
                 {
@@ -142,9 +149,17 @@ def _trainer(settings: RunSettings, machine: Machine, tracker: Tracker) -> pl.Tr
         max_epochs=settings.epochs,
         accelerator=machine.accelerator,
         devices=machine.devices,
-        strategy="ddp" if machine.devices > 1 else "auto",
+        num_nodes=machine.nodes,
+        strategy="ddp" if machine.ranks > 1 else "auto",
+        # What asked for the run knows where its processes come from. Lightning would guess by the
+        # environment, which is SLURM's also for a local run within an allocation.
+        plugins=[
+            SLURMEnvironment(auto_requeue=False)
+            if machine.cluster == "slurm"
+            else LightningEnvironment()
+        ],
         precision=settings.precision,  # type: ignore[arg-type]
-        sync_batchnorm=machine.devices > 1 and machine.accelerator != "cpu",
+        sync_batchnorm=machine.ranks > 1 and machine.accelerator != "cpu",
         use_distributed_sampler=False,
         callbacks=[tracker],
         logger=False,
@@ -185,7 +200,7 @@ def train(settings: RunSettings, machine: Machine, run: Run, notify: Notify) -> 
     write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
     torch.manual_seed(settings.seed)
-    learner = Learner(settings, images, gather=machine.devices > 1)
+    learner = Learner(settings, images, gather=machine.ranks > 1)
     tracker = Tracker(settings, images, run, notify)
     if settings.method == UNTRAINED:
         tracker.measure(learner, 0, math.nan)

@@ -11,7 +11,7 @@ from hsplugin.checks import check_integer
 from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
 from hsplugin.lab.locks import locked
-from hsplugin.lab.request import machine, shared_settings
+from hsplugin.lab.request import add_slurm_flag, machine, shared_settings
 from hsplugin.lab.run import Run, refuse_mixing
 from hsplugin.lab.runs import require_extra, run_all
 from hsplugin.lab.settings import Machine, RunSettings
@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     # A sweep reads only the end of each run.
     "validations": 1,
     "grid": None,
+    "slurm": [],
     "random": None,
     "out": "sweep",
 }
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; one that is not given is absent, so that a config file may give it."""
     add_flags(parser, RunSettings, Machine, defaults=DEFAULTS)
+    add_slurm_flag(parser)
     parser.add_argument("--out", help="folder for the results; default: sweep")
     what = parser.add_argument_group("which encoders")
     what.add_argument(

@@ -6,7 +6,9 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -19,11 +21,19 @@ FLAGS += ["--labels-per-class", "3", "--threads", "1", "--jobs", "1", "--seeds",
 CLOCK = {"seconds", "cpu_seconds", "images_per_second", "peak_memory_mib", "provenance"}
 
 
-def start(out: Path, *flags: str) -> subprocess.Popen[str]:
+def start(
+    out: Path,
+    *flags: str,
+    budget: Sequence[str] = FLAGS,
+    within: Sequence[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[str]:
+    """Start a comparison, perhaps within another command such as ``unshare``."""
     paths = [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", "hsplugin.cli", "compare", *budget]
     return subprocess.Popen(
-        [sys.executable, "-m", "hsplugin.cli", "compare", *FLAGS, "--out", str(out), *flags],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        [*within, *command, "--out", str(out), *flags],
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

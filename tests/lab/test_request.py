@@ -13,7 +13,7 @@ from hsplugin.errors import CommandError
 from hsplugin.lab import request
 from hsplugin.lab.files import write_json
 from hsplugin.lab.run import Run
-from hsplugin.lab.settings import RunSettings
+from hsplugin.lab.settings import Machine, RunSettings
 
 
 def asked(out: Path, **flags: object) -> argparse.Namespace:
@@ -74,3 +74,53 @@ def test_auto_is_the_precision_of_the_folder_else_what_suits_the_hardware(tmp_pa
 def test_what_the_hardware_cannot_do_is_refused_by_its_flag(tmp_path, flags, said):
     with pytest.raises(CommandError, match=said):
         request.shared_settings(asked(tmp_path, **flags))
+
+
+def placed(**flags: object) -> Machine:
+    return request.machine(asked(Path("out"), **{"accelerator": None, **flags}))
+
+
+def test_gpus_per_run_stand_for_accelerator_and_devices():
+    on_slurm = {"cluster": "slurm", "accelerator": "auto"}
+    for flags, expected in [
+        ({}, ("gpu", 1)),
+        ({"gpus_per_run": 4}, ("gpu", 4)),
+        ({"gpus_per_run": 0}, ("cpu", 1)),
+        ({"gpus_per_run": 0, "devices": 2}, ("cpu", 2)),
+        ({"accelerator": "cpu", "devices": 2}, ("cpu", 2)),
+        ({"accelerator": "cuda", "devices": 3}, ("gpu", 3)),
+    ]:
+        found = placed(**{**on_slurm, **flags})
+        assert (found.accelerator, found.devices) == expected
+    assert placed(accelerator="auto", gpus_per_run=0).accelerator == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"gpus_per_run": 2, "devices": 3}, "--gpus-per-run 2 contradicts"),
+        ({"gpus_per_run": 2, "accelerator": "cpu"}, "--gpus-per-run 2 contradicts"),
+        ({"gpus_per_run": 0, "accelerator": "gpu"}, "--gpus-per-run 0 contradicts"),
+        ({"gpus_per_run": -1}, "--gpus-per-run must be at least 0"),
+        ({"nodes": 2}, "--nodes needs --cluster slurm"),
+        ({"partition": "gpu"}, "--partition needs --cluster slurm"),
+        ({"slurm": ["qos=high"]}, "--slurm needs --cluster slurm"),
+        ({"cluster": "pbs"}, "--cluster"),
+        ({"cluster": "slurm", "slurm": ["=high"]}, "write KEY=VALUE"),
+        ({"cluster": "slurm", "framework": "solo", "devices": 2}, "one device"),
+    ],
+)
+def test_contradictions_of_the_cluster_flags_are_refused(flags, said):
+    with pytest.raises(CommandError, match=said):
+        placed(**{"accelerator": "auto", **flags})
+
+
+def test_parameters_of_jobs_keep_the_text_that_sbatch_is_to_read():
+    given = ["qos=high", "exclusive=true", "signal_delay_s=60", "time=1:30:00", "mem=007"]
+    assert placed(cluster="slurm", accelerator="cpu", slurm=given).slurm == {
+        "qos": "high",
+        "exclusive": True,
+        "signal_delay_s": 60,
+        "time": "1:30:00",
+        "mem": "007",
+    }
