@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import submitit
 
 SECONDS_BETWEEN_LOOKS = 5.0
-# Files of a job may be seen later than its end on a file system that several machines share.
-SECONDS_UNTIL_LOST = 30.0
+# NFS may show a file of another machine a minute late.
+SECONDS_UNTIL_LOST = 90.0
 SECONDS_BETWEEN_NEWS = 2.0
 # SLURM's default MaxArraySize is 1001.
 LARGEST_ARRAY = 1000
@@ -46,9 +46,12 @@ class Job:
         from hsplugin.lab import train
         from hsplugin.lab.work import perform
 
-        run = Run(self.folder)
+        run, machine = Run(self.folder), self.machine
+        if machine.threads is None:
+            there = int(os.environ.get("SLURM_CPUS_ON_NODE", "1"))
+            machine = replace(machine, threads=max(1, there // machine.devices))
         if int(os.environ.get("SLURM_PROCID", "0")) > 0:
-            train.train(self.settings, self.machine, run, lambda event: None)
+            train.train(self.settings, machine, run, lambda event: None)
             return
         last = -SECONDS_BETWEEN_NEWS
 
@@ -58,7 +61,7 @@ class Job:
                 write_json(run.news, event)
                 last = time.monotonic()
 
-        write_json(run.news, perform(self.settings, self.machine, run, notify))
+        write_json(run.news, perform(self.settings, machine, run, notify))
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What to do when the job is preempted or its time is over: the same once more."""
@@ -93,7 +96,7 @@ def events(
     for start in range(0, len(new), LARGEST_ARRAY):
         jobs |= _submit(new[start : start + LARGEST_ARRAY], out, machine)
     try:
-        yield from _watch({s.name: s for s in waiting}, jobs, out)
+        yield from _watch({s.name: s for s in waiting}, jobs, out, job_folder(out, machine))
     except CommandError:
         subprocess.run(["scancel", *jobs.values()], capture_output=True)
         raise
@@ -104,7 +107,7 @@ def events(
 
 
 def _watch(
-    runs: Mapping[str, RunSettings], jobs: Mapping[str, str], out: Path
+    runs: Mapping[str, RunSettings], jobs: Mapping[str, str], out: Path, logs: Path
 ) -> Iterator[tuple[RunSettings, dict[str, Any]]]:
     told: dict[str, dict[str, Any]] = {}
     seen_alive = dict.fromkeys(jobs, time.monotonic())
@@ -120,7 +123,8 @@ def _watch(
             if alive is None or jobs[name] in alive:
                 seen_alive[name] = time.monotonic()
             elif time.monotonic() - seen_alive[name] > SECONDS_UNTIL_LOST and not ended(event):
-                event = {"failed": f"its job {jobs[name]} ended without a result"}
+                log = logs / f"{jobs[name]}_0_log.err"
+                event = {"failed": f"its job {jobs[name]} ended without a result; see {log}"}
             if "fatal" in event:
                 raise CommandError(event["fatal"])
             if event and event != told.get(name):
@@ -187,7 +191,7 @@ def _executor(out: Path, machine: Machine) -> submitit.AutoExecutor:
     import submitit
 
     # Not below ``out``, where others may write: a job executes the pickles that it finds there.
-    folder = job_folder(machine) / out.resolve().name
+    folder = job_folder(out, machine)
     try:
         executor = submitit.AutoExecutor(
             folder, cluster="slurm", slurm_max_num_timeout=MOST_TIMEOUTS
@@ -218,9 +222,10 @@ def _executor(out: Path, machine: Machine) -> submitit.AutoExecutor:
     return executor
 
 
-def job_folder(machine: Machine) -> Path:
+def job_folder(out: Path, machine: Machine) -> Path:
     """Where submitit keeps scripts, pickles and logs of the jobs."""
-    return Path(machine.job_folder or Path.home() / ".hsplugin" / "jobs").absolute()
+    folder = Path(machine.job_folder or Path.home() / ".hsplugin" / "jobs")
+    return folder.absolute() / out.resolve().name
 
 
 def _say(text: str) -> None:
