@@ -161,9 +161,7 @@ def _alive() -> set[str] | None:
 
 def _submit(runs: Sequence[RunSettings], out: Path, machine: Machine) -> dict[str, str]:
     for settings in runs:
-        run = Run.of(settings, out)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run.news.unlink(missing_ok=True)
+        Run.of(settings, out).news.unlink(missing_ok=True)
     executor = _executor(out, machine)
     calls = [Job(settings, machine, Run.of(settings, out).folder.resolve()) for settings in runs]
     try:
@@ -174,7 +172,9 @@ def _submit(runs: Sequence[RunSettings], out: Path, machine: Machine) -> dict[st
     except Exception as error:
         raise CommandError(f"SLURM refused the jobs: {_refusal(error)}") from None
     for settings, job in zip(runs, ids, strict=True):
-        write_json(Run.of(settings, out).submitted, {"job": job})
+        run = Run.of(settings, out)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.submitted, {"job": job})
     _say(f"submitted {len(runs)} runs as job {ids[0].split('_')[0]}; logs are in {executor.folder}")
     return {settings.name: job for settings, job in zip(runs, ids, strict=True)}
 
