@@ -10,7 +10,8 @@ from hsplugin.cli import main
 from hsplugin.measure.comparison import as_text, compare
 from hsplugin.measure.geometry import Options, measure
 from hsplugin.measure.page import _distances, page
-from hsplugin.page import Page
+from hsplugin.page import Cell, Page, figure, shown
+from hsplugin.page.controls import Control, Step
 from tests.browser import chromium, complaints, requests
 from tests.measure.files import RANDOM
 from tests.measure.test_pairs import array_of
@@ -142,12 +143,14 @@ def test_a_page_holds_nothing_of_others_but_text():
     page = Page(NASTY)
     page.heading(NASTY)
     page.text(NASTY)
-    page.code(NASTY)
-    page.table([NASTY], [[NASTY], [(1.0, NASTY)], [None], [float("nan")]])
+    page.facts([(NASTY, NASTY)])
+    page.table([NASTY], [[NASTY], [Cell(1.0, NASTY)], [None], [float("nan")]])
+    control = Control(NASTY, [Step(NASTY, {0: {"name": NASTY}}), Step("b", {})], slider=True)
+    page.controlled(figure(title=shown(NASTY)), control, data={NASTY: [NASTY]})
     written = page.html()
     assert "<script>window.hacked" not in written
-    assert "<img" not in written
-    assert written.count(html.escape(NASTY)) == 9
+    assert "<img src=x" not in written
+    assert written.count(html.escape(NASTY)) == 13
 
 
 @pytest.mark.slow
