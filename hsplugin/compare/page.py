@@ -192,8 +192,8 @@ def _places(
         accuracy = "" if knn is None else f", kNN on validation {knn:.1f} %"
         notes.append(f"<br>epoch {row['epoch']}{accuracy}" if row else "")
     return (
-        [row and row["alignment"] for row in rows],
-        [row and row["uniformity"] for row in rows],
+        [row["alignment"] if row else None for row in rows],
+        [row["uniformity"] if row else None for row in rows],
         notes,
     )
 
@@ -201,13 +201,12 @@ def _places(
 def _hover(row: Row) -> str:
     """A run in words: its method, options, seed, and accuracies at the end."""
     options = "".join(f"<br>{shown(f'{n} {value}')}" for n, value in row["options"].items())
-    accuracies = ", ".join(
-        f"{SUMMARY[name][:-2]} {cell.value:.1f} {cell.small}".rstrip() + " %"
-        for name, cell in ((name, _accuracy(row, name)) for name in ("linear", "knn"))
-    )
-    return (
-        f"<b>{shown(row['method'])}</b>{options}<br>seed {row['seed']}<br>{accuracies} at the end"
-    )
+    accuracies = []
+    for name, title in (("linear", "linear"), ("knn", "kNN")):
+        cell = _accuracy(row, name)
+        accuracies.append(f"{title} {cell.value:.1f} {cell.small}".rstrip() + " %")
+    end = f"{', '.join(accuracies)} at the end"
+    return f"<b>{shown(row['method'])}</b>{options}<br>seed {row['seed']}<br>{end}"
 
 
 def _colour(groups: Sequence[Group], name: str) -> Colour:

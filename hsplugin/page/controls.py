@@ -32,7 +32,7 @@ document.querySelectorAll('.controls').forEach(group => {
       }
       Plotly.update(figure, update, {...step.layout}, traces);
     };
-    input.addEventListener('input', show);
+    input.addEventListener(output ? 'input' : 'change', show);
     if (!output) return;
     let timer = null;
     const stop = () => { clearInterval(timer); timer = null; play.textContent = 'Play'; };

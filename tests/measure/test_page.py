@@ -12,7 +12,7 @@ from hsplugin.measure.geometry import Options, measure
 from hsplugin.measure.page import _distances, page
 from hsplugin.page import Cell, Page, figure, shown
 from hsplugin.page.controls import Control, Step
-from tests.browser import chromium, complaints, requests
+from tests.browser import chromium, complaints, drawn, requests
 from tests.measure.files import RANDOM
 from tests.measure.test_pairs import array_of
 
@@ -43,18 +43,6 @@ def written(tmp_path_factory):
     sides = ["--key", "x", "--other-key", "y", "--fit-range", "1", "5"]
     assert main(["measure", files[0], *sides, "--html", str(folder / "sides.html")]) == 0
     return folder
-
-
-def drawn(driver, page):
-    """Open a page and wait until all its figures are drawn."""
-    driver.get(page.as_uri())
-    ready = "return [...document.querySelectorAll('.plotly-graph-div')].map(d => !!d._fullData)"
-    for _ in range(150):
-        state = driver.execute_script(ready)
-        if state and all(state):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the figures are not drawn: {state}")
 
 
 @pytest.mark.slow
