@@ -39,7 +39,8 @@ h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
 p { margin: .4rem 0; max-width: 48rem; }
 .across { overflow-x: auto; }
 .scroll { overflow: auto; max-height: 34rem; margin: 1rem 0; }
-table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid #e3e6ea; text-align: right;
   vertical-align: top; white-space: nowrap; }
 th { border-bottom: 2px solid #9aa3ad; vertical-align: bottom; white-space: normal; min-width: 4rem;
