@@ -49,14 +49,9 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The method and the options that were given."""
-        return label(self.rows[0])
-
-
-def label(row: Row) -> str:
-    """What tables and pictures call a run's method: its name and the options that were given."""
-    options = options_in_words(row["options"])
-    return f"{row['method']} ({options})" if options else str(row["method"])
+        """What tables and pictures call the method: its name and the options that were given."""
+        method, options = self.rows[0]["method"], options_in_words(self.rows[0]["options"])
+        return f"{method} ({options})" if options else str(method)
 
 
 def options_in_words(options: Mapping[str, Any]) -> str:

@@ -95,6 +95,24 @@ def test_the_sphere_turns_when_it_is_dragged(browser, written):
 
 
 @pytest.mark.slow
+def test_the_list_of_files_shows_one_sphere_at_a_time_by_keyboard(browser, written):
+    drawn(browser, written / "all.html")
+    visible = (
+        "const figure = document.querySelector('.js-plotly-plot'); return [figure.data"
+        ".filter(trace => trace.mode === 'markers').map(trace => trace.visible),"
+        "figure._fullLayout.title.text]"
+    )
+    files = browser.find_element("css selector", "select")
+    names = files.text.split("\n")
+    for place, name in enumerate(names):
+        shown_now, title = browser.execute_script(visible)
+        assert shown_now == [owner == place for owner in range(3) for _ in range(3)]
+        assert title.startswith(shown(name.strip()))
+        files.send_keys("\ue015")  # Down
+    assert len(names) == 3
+
+
+@pytest.mark.slow
 def test_a_table_sorts_on_a_click(browser, written):
     drawn(browser, written / "all.html")
     table = browser.find_element("css selector", "table")
