@@ -35,13 +35,21 @@ def machine_facts(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     }
 
 
-def describe(facts: Mapping[str, Any], command: Sequence[str]) -> str:
-    """What `machine_facts` found and the command that was run, as items of a Markdown list."""
+def in_words(facts: Mapping[str, Any], command: Sequence[str]) -> list[tuple[str, str]]:
+    """What `machine_facts` found and the command that was run, as names and texts."""
+    machine = (
+        f"{facts['processor']}, {facts['cpu_cores']} cores, {facts['threads']} threads a run, "
+        f"GPU: {facts['gpu'] or 'none'}; Python {facts['python']} on {facts['platform']}"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return f"""- Command: `{shlex.join(command)}`
-- Machine: {facts["processor"]}, {facts["cpu_cores"]} cores, {facts["threads"]} threads a run,
-  GPU: {facts["gpu"] or "none"}; Python {facts["python"]} on {facts["platform"]}.
-- Versions: {versions}."""
+    return [("Command", shlex.join(command)), ("Machine", machine), ("Versions", versions)]
+
+
+def describe(facts: Mapping[str, Any], command: Sequence[str]) -> str:
+    """The same as items of a Markdown list."""
+    asked, machine, versions = (text for _, text in in_words(facts, command))
+    machine = machine.replace(", GPU", ",\n  GPU")
+    return f"- Command: `{asked}`\n- Machine: {machine}.\n- Versions: {versions}."
 
 
 def processor_name() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,43 @@ def chromium(profile: Path) -> Iterator[Any]:
         yield driver
     finally:
         driver.quit()
+
+
+def drawn(driver: Any, page: Path) -> None:
+    """Open a page and wait until all its figures are drawn."""
+    driver.get(page.as_uri())
+    ready = "return [...document.querySelectorAll('.plotly-graph-div')].map(d => !!d._fullData)"
+    state: list[bool] = []
+    for _ in range(150):
+        state = driver.execute_script(ready)
+        if state and all(state):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"the figures are not drawn: {state}")
+
+
+def hovered(driver: Any, number: int) -> str:
+    """What the first figure says of one of its points that the pointer is moved to."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    figure = driver.find_element("css selector", ".plotly-graph-div")
+    point = figure.find_elements("css selector", ".points path")[number]
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+    for _ in range(50):
+        ActionChains(driver).move_by_offset(1, 1).move_to_element(point).perform()
+        time.sleep(0.2)
+        found = driver.find_elements("css selector", ".hoverlayer .hovertext")
+        if found:
+            return str(found[0].text)
+    pytest.fail("the figure says nothing of the point")
+
+
+def column(table: Any, heading: str) -> list[str]:
+    """The values that a column of a table sorts by, from top to bottom."""
+    heads = [head.text.strip() for head in table.find_elements("css selector", "th button")]
+    place = heads.index(heading) + 1
+    cells = table.find_elements("css selector", f"tbody td:nth-child({place})")
+    return [str(cell.get_attribute("data-value")) for cell in cells]
 
 
 def requests(driver: Any) -> list[str]:

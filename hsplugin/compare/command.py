@@ -23,7 +23,7 @@ FIRST_METHODS = [
 ]
 FILES = [
     *("results.csv", "history.csv", "differences.csv", "tuning.csv"),
-    *("summary.md", "plane.png", "histograms.png"),
+    *("summary.md", "plane.png", "histograms.png", "report.html"),
 ]
 DEFAULTS: dict[str, Any] = {
     **defaults_of(RunSettings, Machine, without=["seed"]),

@@ -80,6 +80,20 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
     return figure  # type: ignore[no-any-return]
 
 
+def distances(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """Distances ``(n,)`` in [0, 2] by kind of pair, of unit features ``(n, d)`` of two views."""
+    other = b.roll(max(1, len(b) // 2), dims=0)
+    return {
+        "two views of one image": (a - b).norm(dim=1).clamp(max=2),
+        "two images": (a - other).norm(dim=1).clamp(max=2),
+    }
+
+
+def bins_of(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> int:
+    """How many bins [0, 2] has in histograms of distances: as many as the images can fill."""
+    return 30 if min(len(a) for a, _ in pairs.values()) < 1000 else 60
+
+
 def pair_histograms(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """Draw the distances of positive and of random pairs for each method.
 
@@ -94,24 +108,21 @@ def pair_histograms(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     figure, grid = _figure(
         3.0 * columns, 2.2 * rows + 0.4, rows, columns, sharex=True, squeeze=False
     )
-    steps = 30 if min(len(a) for a, _ in pairs.values()) < 1000 else 60
+    steps = bins_of(pairs)
     bins = [2 * i / steps for i in range(steps + 1)]
     for axes, (method, (a, b)) in zip(grid.flat, pairs.items(), strict=False):
-        positive = (a - b).norm(dim=1)
-        other = (a - b.roll(max(1, len(b) // 2), dims=0)).norm(dim=1)
-        for distances, colour, label in (
-            (positive, "tab:blue", "two views of one image"),
-            (other, "tab:orange", "two images"),
+        for (label, lengths), colour in zip(
+            distances(a, b).items(), ("tab:blue", "tab:orange"), strict=True
         ):
             axes.hist(
-                distances.clamp(max=2).tolist(),
+                lengths.tolist(),
                 bins,
                 density=True,
                 color=colour,
                 alpha=0.6,
                 label=label,
             )
-            axes.axvline(float(distances.mean()), color=colour, linewidth=1.2)
+            axes.axvline(float(lengths.mean()), color=colour, linewidth=1.2)
         axes.set_title(method, fontsize=9)
         axes.set_yticks([])
         axes.set_xlim(0, 2)

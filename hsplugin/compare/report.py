@@ -1,44 +1,24 @@
-"""Tables and pictures of finished runs: results.csv, history.csv, summary.md, PNG and SVG."""
+"""Tables, pictures and the page of finished runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hsplugin.compare import pictures, tuning
-from hsplugin.compare.uncertainty import among_the_best, difference
-from hsplugin.lab.files import markdown_table, write_atomically, write_csv
+from hsplugin.compare import page, pictures, tuning
+from hsplugin.compare.groups import SUMMARY, Group, Row, difference_rows, grouped, summary
+from hsplugin.compare.words import budget, explanation, methods_in_words
+from hsplugin.lab.files import markdown_table, write_atomically, write_csv, write_text
 from hsplugin.lab.methods import METHODS, UNTRAINED
-from hsplugin.lab.run import Run, hyperparameters
+from hsplugin.lab.run import Run
 from hsplugin.lab.runs import collect
 from hsplugin.provenance import describe
 
-Row = dict[str, Any]
-
-# Column of results.csv -> heading of the summary.
-SUMMARY = {
-    "alignment": "alignment ↓",
-    "uniformity": "uniformity ↓",
-    "uniformity_optimum": "optimum",
-    "knn": "kNN %",
-    "linear": "linear %",
-    "best_knn": "kNN % (best epoch)",
-    "best_linear": "linear % (best epoch)",
-    "images_per_second": "images/s",
-    "seconds": "seconds",
-}
-ACCURACIES = ("knn", "linear", "best_knn", "best_linear")
-DIGITS = {"alignment": 3, "uniformity": 3, "uniformity_optimum": 3, "images_per_second": 0}
-WITHOUT_SPREAD = ("uniformity_optimum", "images_per_second", "seconds")
-MARK = "≈"
+Pairs = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def write(out: Path, command: Sequence[str]) -> str:
@@ -64,9 +44,14 @@ def write(out: Path, command: Sequence[str]) -> str:
     if differences:
         write_csv(out / "differences.csv", differences)
     table = summary_table(groups)
-    text = _document(groups, table, command, tuning.table(tuning.rows_of(out)))
-    write_atomically(out / "summary.md", lambda partial: partial.write_text(text))
-    _pictures(out, groups)
+    candidates = tuning.rows_of(out)
+    text = _document(groups, table, command, tuning.table(candidates))
+    write_text(out / "summary.md", text)
+    pairs = _pairs(out, groups)
+    _pictures(out, groups, pairs)
+    missing = [run.name for run in Run.all_in(out) if not run.finished]
+    made = page.page(groups, history, pairs, differences, candidates, missing, command)
+    write_text(out / "report.html", made)
     return table
 
 
@@ -81,167 +66,35 @@ def _flat(row: Row) -> Row:
     return {**row, **{name: json.dumps(row[name], sort_keys=True) for name in nested}}
 
 
-@dataclass(frozen=True)
-class Group:
-    """The runs of one line of the summary: one method with the same options, seed by seed.
-
-    ``answers`` holds for each accuracy the share of right answers of each run to each test image,
-    ``(seeds, n)``; it is empty if an earlier version, which did not keep them, made a run.
-    """
-
-    rows: list[Row]
-    answers: dict[str, Tensor]
-
-    @property
-    def label(self) -> str:
-        """The method and the options that were given."""
-        return label(self.rows[0])
-
-
-def label(row: Row) -> str:
-    """What tables and pictures call a run's method: its name and the options that were given."""
-    options = ", ".join(f"{name} {value}" for name, value in row["options"].items())
-    return f"{row['method']} ({options})" if options else str(row["method"])
-
-
-def grouped(out: Path, results: Sequence[Row]) -> list[Group]:
-    """The finished runs of a folder by method and hyper-parameters, in their order."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in results:
-        trained_with = json.dumps(hyperparameters(row), sort_keys=True)
-        groups.setdefault((row["method"], trained_with), []).append(row)
-    return [Group(rows, _answers(out, rows)) for rows in groups.values()]
-
-
-def _answers(out: Path, rows: Sequence[Row]) -> dict[str, Tensor]:
-    paths = [Run.of_name(row["run"], out).answers for row in rows]
-    if not all(path.exists() for path in paths):
-        return {}
-    kept = [torch.load(path, weights_only=True) for path in paths]
-    return {name: torch.stack([one[name] for one in kept]) for name in ACCURACIES}
-
-
 def summary_table(groups: Sequence[Group]) -> str:
     """Markdown table with a line for each group: mean, spread over seeds, error, and a mark."""
-    known = all(group.answers for group in groups) and len(groups) > 1
-    marks = {
-        name: among_the_best([group.answers[name] for group in groups]) if known else []
-        for name in ACCURACIES
-    }
     lines = [["method", "seeds", *SUMMARY.values()]]
-    for number, group in enumerate(groups):
-        cells = [_cell(column, [row[column] for row in group.rows]) for column in SUMMARY]
-        for place, column in enumerate(SUMMARY):
-            if column in group.answers:
-                cells[place] += f" ({difference(group.answers[column]).error:.1f})"
-                cells[place] += f" {MARK}" if known and marks[column][number] else ""
-        lines.append([group.label, str(len(group.rows)), *cells])
+    for group, means in zip(groups, summary(groups), strict=True):
+        lines.append([group.label, str(len(group.rows)), *map(str, means.values())])
     return markdown_table(lines)
-
-
-def _cell(column: str, values: Sequence[float | None]) -> str:
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
-        return ""
-    digits = DIGITS.get(column, 1)
-    if len(numbers) < 2 or column in WITHOUT_SPREAD:
-        return f"{np.mean(numbers):.{digits}f}"
-    return f"{np.mean(numbers):.{digits}f} ± {np.std(numbers, ddof=1):.{digits}f}"
-
-
-def difference_rows(groups: Sequence[Group]) -> list[Row]:
-    """For every accuracy and two groups whose answers are known: difference, error, p-value."""
-    rows = []
-    for name in ACCURACIES:
-        for first, second in combinations(groups, 2):
-            if first.answers and second.answers:
-                found = difference(first.answers[name], second.answers[name])
-                rows.append(
-                    {
-                        "accuracy": name,
-                        "first": first.label,
-                        "second": second.label,
-                        "difference": found.value,
-                        "standard_error": found.error,
-                        "p_value": found.p_value(),
-                    }
-                )
-    return rows
 
 
 def _document(groups: Sequence[Group], table: str, command: Sequence[str], tuned: str) -> str:
     first = groups[0].rows[0]
-    trained = next((one.rows[0] for one in groups if one.rows[0]["method"] != UNTRAINED), first)
-    size = trained["train_size"] or "all"
-    per_class = trained["labels_per_class"]
-    tuned = f"{tuned}\n\n" if tuned else ""
-    labels = f"{per_class} labels per class (mean of fixed draws)" if per_class else "all labels"
-    return f"""# Comparison on {first["data"]}
-
-{table}
-
-Mean ± standard deviation over seeds. Alignment and uniformity (t = 2) of normalised projections of
-two views of each validation image; *optimum* is the uniformity of perfectly uniform features in
-that dimension; *images/s* while training, of one run. Accuracy of the frozen backbone on the
-test split with {labels} of the training split, after the last
-epoch and after the epoch with the best kNN accuracy on the validation split; no choice looks at
-the test split.
-
-{_legend(groups)}{_methods(groups)}
-
-{tuned}- Budget: {trained["epochs"]} epochs, batch {trained["batch_size"]}, {size} training images,
-  backbone {trained["backbone"]} ({trained["parameters"] / 1e6:.2f} M parameters),
-  precision {trained["precision"]}.
-{describe(first["provenance"], command)}
-
-![alignment-uniformity plane](plane.png)
-
-![distances of pairs](histograms.png)
-"""
+    methods = "\n".join(f"- {name}: {words}" for name, words in methods_in_words(groups).items())
+    blocks = [f"# Comparison on {first['data']}", table, *explanation(groups), methods, tuned]
+    blocks.append(f"- Budget: {budget(groups)}\n{describe(first['provenance'], command)}")
+    blocks += ["![alignment-uniformity plane](plane.png)", "![distances of pairs](histograms.png)"]
+    blocks.append("The same with hover, epochs and tables that sort: [report.html](report.html)")
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def _legend(groups: Sequence[Group]) -> str:
-    """How to read the errors and marks of the table; nothing where the answers are unknown."""
-    if not all(group.answers for group in groups):
-        return ""
-    images = groups[0].answers["knn"].shape[1]
-    if all(len(group.rows) > 1 for group in groups):
-        scope = "other test images and other seeds"
-        sure = "with 95 % confidence the truly best is among them"
-    else:
-        scope = "other test images, but not other seeds, of which a method here has only one"
-        sure = "other seeds may change more than the marks tell"
-    return f"""In brackets the standard error of the mean, from {scope}
-({images} test images). {MARK} marks the best of a column and what cannot be told apart from it:
-{sure}.
-The squared standard error of a difference is the variance over images of the difference of mean
-answers / n, plus each method's variance over seeds / seeds: paired by image, thus smaller than the
-brackets suggest. *differences.csv* has every pair of rows.
-
-"""
-
-
-def _methods(groups: Sequence[Group]) -> str:
-    """What each method is, and the defaults that it was trained with."""
-    lines = {}
+def _pairs(out: Path, groups: Sequence[Group]) -> Pairs:
+    """For each group the projections of two views of each image, of its first run."""
+    pairs = {}
     for group in groups:
-        row = group.rows[0]
-        if row["method"] in METHODS:
-            defaults = ", ".join(f"{name} {value}" for name, value in row["defaults"].items())
-            text = f"- {row['method']}: {METHODS[row['method']].about}"
-            lines[row["method"]] = f"{text} ({defaults})." if defaults else f"{text}."
-    return "\n".join(lines.values())
+        kept = torch.load(Run.of_name(group.rows[0]["run"], out).pairs, weights_only=True)
+        pairs[group.label] = (kept["a"].float(), kept["b"].float())
+    return pairs
 
 
-def _pictures(out: Path, groups: Sequence[Group]) -> None:
+def _pictures(out: Path, groups: Sequence[Group], pairs: Pairs) -> None:
     plane = pictures.plane([{**row, "method": g.label} for g in groups for row in g.rows])
     for suffix in ("png", "svg"):
         write_atomically(out / f"plane.{suffix}", plane.savefig)
-    pairs = {
-        group.label: torch.load(Run.of_name(group.rows[0]["run"], out).pairs, weights_only=True)
-        for group in groups
-    }
-    histograms = pictures.pair_histograms(
-        {m: (p["a"].float(), p["b"].float()) for m, p in pairs.items()}
-    )
-    write_atomically(out / "histograms.png", histograms.savefig)
+    write_atomically(out / "histograms.png", pictures.pair_histograms(pairs).savefig)

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from hsplugin.compare.groups import options_in_words
 from hsplugin.errors import CommandError
 from hsplugin.lab.files import markdown_table, write_csv
 from hsplugin.lab.methods import METHODS, UNTRAINED
@@ -21,7 +22,11 @@ from hsplugin.lab.settings import Machine, RunSettings
 
 # Seeds of the candidates' runs, unlike those that comparisons usually report.
 SEEDS = (100, 101)
-ACCURACIES = ("validation_knn", "validation_linear")
+# What candidates are measured by -> heading of the table.
+COLUMNS = {"validation_knn": "kNN %, validation", "validation_linear": "linear %, validation"}
+CHOICE = f"""\
+Hyper-parameters were chosen by the mean of both accuracies on the validation split,
+over seeds {" and ".join(map(str, SEEDS))}"""
 
 Row = dict[str, Any]
 
@@ -83,7 +88,7 @@ def rows_of(out: Path) -> list[Row]:
                 {
                     "method": row["method"],
                     "options": json.loads(row["options"]),
-                    **{n: float(row[n]) if row[n] else None for n in (*ACCURACIES, "mean")},
+                    **{n: float(row[n]) if row[n] else None for n in (*COLUMNS, "mean")},
                     "chosen": row["chosen"] == "True",
                 }
                 for row in csv.DictReader(file)
@@ -96,17 +101,12 @@ def table(rows: Sequence[Row]) -> str:
     """The candidates in Markdown, or nothing."""
     if not rows:
         return ""
-    lines = [["method", "candidate", "kNN %, validation", "linear %, validation", "chosen"]]
+    lines = [["method", "candidate", *COLUMNS.values(), "chosen"]]
     for row in rows:
-        options = ", ".join(f"{name} {value}" for name, value in row["options"].items())
-        accuracies = ["failed" if row[n] is None else f"{row[n]:.1f}" for n in ACCURACIES]
-        lines.append(
-            [row["method"], options or "defaults", *accuracies, "x" if row["chosen"] else ""]
-        )
-    return f"""Hyper-parameters were chosen by the mean of both accuracies on the validation split,
-over seeds {" and ".join(map(str, SEEDS))}:
-
-{markdown_table(lines)}"""
+        accuracies = ["failed" if row[n] is None else f"{row[n]:.1f}" for n in COLUMNS]
+        options = options_in_words(row["options"]) or "defaults"
+        lines.append([row["method"], options, *accuracies, "x" if row["chosen"] else ""])
+    return f"{CHOICE}:\n\n{markdown_table(lines)}"
 
 
 def _candidates(settings: RunSettings) -> dict[str, list[RunSettings]]:
@@ -130,10 +130,10 @@ def _refuse_untuned(out: Path, methods: set[str]) -> None:
 
 
 def _row(folder: Path, runs: Sequence[RunSettings]) -> Row:
-    means: Mapping[str, float | None] = dict.fromkeys((*ACCURACIES, "mean"))
+    means: Mapping[str, float | None] = dict.fromkeys((*COLUMNS, "mean"))
     finished = [run for run in (Run.of(settings, folder) for settings in runs) if run.finished]
     if len(finished) == len(runs):
         results = [run.read_result() for run in finished]
-        accuracies = {name: fmean(result[name] for result in results) for name in ACCURACIES}
+        accuracies = {name: fmean(result[name] for result in results) for name in COLUMNS}
         means = {**accuracies, "mean": fmean(accuracies.values())}
     return {"method": runs[0].method, "options": dict(runs[0].options), **means, "chosen": False}

@@ -48,6 +48,13 @@ def machine_error(error: OSError, folder: Path) -> str:
     return f"{error.filename or folder}: {error.strerror or error}; fix it and rerun to continue"
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, atomically; what is no character, as in some file names, as escapes."""
+    write_atomically(
+        path, lambda partial: partial.write_text(text, "utf-8", errors="backslashreplace")
+    )
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, atomically."""
     text = json.dumps(content, indent=1)

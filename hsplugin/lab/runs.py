@@ -76,7 +76,9 @@ def require_extra() -> None:
     Raises:
         CommandError: Names what is missing and how to install it.
     """
-    packages = "filelock kornia lightly matplotlib pandas scipy sklearn torchvision tqdm yaml"
+    packages = (
+        "filelock kornia lightly matplotlib pandas plotly scipy sklearn torchvision tqdm yaml"
+    )
     missing = [name for name in packages.split() if find_spec(name) is None]
     if missing:
         raise CommandError(f"{', '.join(missing)} missing: pip install 'hsplugin[compare]'")

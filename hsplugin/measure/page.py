@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Any
 
@@ -13,7 +12,8 @@ from hsplugin import provenance
 from hsplugin.measure.comparison import Entry, columns_of
 from hsplugin.measure.estimates import Estimate
 from hsplugin.measure.geometry import DISTANCE_BINS, Geometry, Options
-from hsplugin.page import COLOURS, Page, figure, shown
+from hsplugin.page import COLOURS, Cell, Page, figure, shown
+from hsplugin.page.controls import Control, Step
 
 MOST_LISTED = 10
 # Points of one side, so that ten files make a page of some megabytes.
@@ -46,17 +46,14 @@ def page(entries: list[Entry], options: Options) -> str:
         _metrics_of_all(made, entries)
     made.heading("Where the features lie")
     made.text("Drag to turn the sphere; click on a name in the legend to hide or show its points.")
-    made.figures(_spheres(entries, options), height=620)
+    drawn, files = _spheres(entries, options)
+    made.controlled(drawn, files, height=620)
     made.heading("Distances and spectra")
     made.figures(*_distances(entries, options), _spectra(entries))
     _classes(made, entries)
     made.heading("How this was made")
     facts = provenance.machine_facts(PACKAGES)
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    made.code(
-        f"{shlex.join(['hsplugin', *sys.argv[1:]])}\n\n{versions}\nPython {facts['python']} on "
-        f"{facts['platform']}\n{facts['processor']}, GPU: {facts['gpu'] or 'none'}"
-    )
+    made.facts(provenance.in_words(facts, ["hsplugin", *sys.argv[1:]]))
     return made.html()
 
 
@@ -97,7 +94,7 @@ def _with_interval(estimate: Estimate | None) -> Any:
     if estimate is None:
         return None
     ends = estimate.interval
-    return estimate.value, f"[{ends[0]:.4f}, {ends[1]:.4f}]" if ends else estimate.missing
+    return Cell(estimate.value, f"[{ends[0]:.4f}, {ends[1]:.4f}]" if ends else estimate.missing)
 
 
 def _sides(entries: list[Entry]) -> list[tuple[str, Geometry]]:
@@ -161,8 +158,8 @@ def _spectra(entries: list[Entry]) -> Any:
     return drawn
 
 
-def _spheres(entries: list[Entry], options: Options) -> Any:
-    """Samples in their first three principal directions, one file at a time."""
+def _spheres(entries: list[Entry], options: Options) -> tuple[Any, Control]:
+    """Samples in their first three principal directions, and the choice of the file."""
     ends = [-1.05, 1.05] if options.normalize else None
     drawn = figure(
         scene={
@@ -182,31 +179,29 @@ def _spheres(entries: list[Entry], options: Options) -> Any:
                 x=line[0], y=line[1], z=line[2], mode="lines", hoverinfo="skip", showlegend=False,
                 line={"color": "#c9ced4", "width": 1.5},
             )  # fmt: skip
-    owners: list[int | None] = [None] * len(drawn.data)
+    owners: dict[int, int] = {}
     titles = []
     for place, entry in enumerate(entries):
         clouds, share = _clouds(entry.geometry)
         for number, (name, points) in enumerate(clouds):
+            owners[len(drawn.data)] = place
             drawn.add_scatter3d(
                 **dict(zip("xyz", map(_rounded, points.T), strict=True)), mode="markers",
                 name=shown(name), visible=place == 0, hoverinfo="name",
                 marker={"size": 2.5, "opacity": 0.8, "color": COLOURS[number % len(COLOURS)]},
             )  # fmt: skip
-            owners.append(place)
         percent = ", ".join(f"{part:.0%}" for part in share)
         titles.append(f"{shown(entry.name)}: principal directions 1 to 3, {percent} of variance")
     drawn.update_layout(title=titles[0])
-    if len(entries) > 1:
-        drawn.update_layout(updatemenus=[{
-            "buttons": [
-                {"label": shown(entry.name), "method": "update",
-                 "args": [{"visible": [o in (None, place) for o in owners]},
-                          {"title.text": titles[place]}]}
-                for place, entry in enumerate(entries)
-            ],
-            "x": 0, "y": 1, "xanchor": "left", "yanchor": "top",
-        }])  # fmt: skip
-    return drawn
+    steps = [
+        Step(
+            entry.name,
+            {trace: {"visible": owner == place} for trace, owner in owners.items()},
+            {"title.text": titles[place]},
+        )
+        for place, entry in enumerate(entries)
+    ]
+    return drawn, Control("file", steps)
 
 
 def _clouds(geometry: Geometry) -> tuple[list[tuple[str, Tensor]], list[float]]:

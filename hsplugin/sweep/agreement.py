@@ -56,6 +56,10 @@ def kendall(x: Floats, y: Floats) -> Floats:
     return _ratio((a * b).sum(1), np.sqrt((a * a).sum(1) * (b * b).sum(1)))
 
 
+# Name -> (title, coefficient).
+STATISTICS = {"spearman": ("Spearman's rho", spearman), "kendall": ("Kendall's tau-b", kendall)}
+
+
 def dominance(first: Floats, second: Floats, accuracy: Floats) -> Floats:
     """Share of pairs in which the encoder that is lower in both metrics is the more accurate one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,20 @@ def _figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
     return drawing, axes
 
 
-def plane(rows: Sequence[Row]) -> Any:
-    """Every encoder at its alignment and uniformity, coloured by its accuracy on the test split.
+def colour_ends(rows: Sequence[Row], accuracy: str) -> tuple[float, float]:
+    """Ends of the colour scale: from the lowest tenth, as collapsed encoders would stretch it."""
+    values = [float(row[accuracy]) for row in rows]
+    return float(np.quantile(values, 0.1)), max(values)
 
-    The colour scale starts at the lowest tenth, because collapsed encoders would stretch it.
-    """
+
+def plane(rows: Sequence[Row]) -> Any:
+    """Every encoder at its alignment and uniformity, coloured by its accuracy on the test split."""
     drawing, axes = _figure(2, width=5.2, height=4.4)
     axes[1].sharey(axes[0])
     axes[1].tick_params(labelleft=False)
     table = pd.DataFrame(rows)
     for ax, (accuracy, title) in zip(axes, PROBES, strict=True):
-        low, high = table[accuracy].quantile(0.1), table[accuracy].max()
+        low, high = colour_ends(rows, accuracy)
         for number, (method, own) in enumerate(table.groupby("method", sort=False)):
             own, marker = own.sort_values(accuracy, kind="stable"), MARKERS[number % len(MARKERS)]
             drawn = ax.scatter(
@@ -116,6 +120,19 @@ def weights(rows: Sequence[Row]) -> Any:
     return drawing
 
 
+def in_expected_direction(one: Estimate, metric: str) -> Estimate:
+    """A coefficient of a metric, signed so that above zero means the expected sign."""
+    if METRICS[metric][1] > 0:
+        return one
+    return replace(one, value=-one.value, low=-one.high, high=-one.low)
+
+
+def with_arrow(metric: str) -> str:
+    """A metric's heading, with its expected sign as an arrow."""
+    heading, sign = METRICS[metric]
+    return f"{heading} {'↓' if sign < 0 else '↑'}"
+
+
 def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
     """Spearman's coefficient of each metric with accuracy on the test split, with intervals.
 
@@ -125,18 +142,13 @@ def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
     names = list(METRICS)
     for offset, (accuracy, title) in enumerate(PROBES):
         for place, metric in enumerate(names):
-            sign = METRICS[metric][1]
-            one = found[metric, accuracy, "spearman"]
-            low, high = sorted((sign * one.low, sign * one.high))
+            one = in_expected_direction(found[metric, accuracy, "spearman"], metric)
             y = place + 0.16 * (2 * offset - 1)
-            ax.plot([low, high], [y, y], color=COLOURS[offset], lw=1.5)
+            ax.plot([one.low, one.high], [y, y], color=COLOURS[offset], lw=1.5)
             label = title if place == 0 else None
-            ax.plot(sign * one.value, y, "o", color=COLOURS[offset], label=label)
+            ax.plot(one.value, y, "o", color=COLOURS[offset], label=label)
     ax.axvline(0, color="0.6", lw=0.8)
-    ax.set_yticks(
-        range(len(names)),
-        [f"{METRICS[name][0]} {'↓' if METRICS[name][1] < 0 else '↑'}" for name in names],
-    )
+    ax.set_yticks(range(len(names)), list(map(with_arrow, names)))
     ax.invert_yaxis()
     ax.set(
         xlim=(-1.02, 1.02),

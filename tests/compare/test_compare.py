@@ -190,6 +190,17 @@ def test_an_unwritable_folder_is_answered_in_one_line(capsys, tmp_path):
     assert "cannot write to" in error_line(capsys, "--out", str(blocked / "out"))
 
 
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_a_package_that_is_missing_is_named_before_anything_is_trained(
+    command, capsys, tmp_path, monkeypatch
+):
+    known = runs.find_spec
+    monkeypatch.setattr(runs, "find_spec", lambda name: None if name == "plotly" else known(name))
+    said = error_line(capsys, "--out", str(tmp_path / "out"), command=command)
+    assert "plotly missing: pip install 'hsplugin[compare]'" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_comparisons_do_not_share_a_folder(capsys, tmp_path):
     with runs.locked(tmp_path):
         assert "wait for it" in error_line(capsys, "--out", str(tmp_path))

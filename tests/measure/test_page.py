@@ -10,8 +10,9 @@ from hsplugin.cli import main
 from hsplugin.measure.comparison import as_text, compare
 from hsplugin.measure.geometry import Options, measure
 from hsplugin.measure.page import _distances, page
-from hsplugin.page import Page
-from tests.browser import chromium, complaints, requests
+from hsplugin.page import Cell, Page, figure, shown
+from hsplugin.page.controls import Control, Step
+from tests.browser import chromium, complaints, drawn, requests
 from tests.measure.files import RANDOM
 from tests.measure.test_pairs import array_of
 
@@ -42,18 +43,6 @@ def written(tmp_path_factory):
     sides = ["--key", "x", "--other-key", "y", "--fit-range", "1", "5"]
     assert main(["measure", files[0], *sides, "--html", str(folder / "sides.html")]) == 0
     return folder
-
-
-def drawn(driver, page):
-    """Open a page and wait until all its figures are drawn."""
-    driver.get(page.as_uri())
-    ready = "return [...document.querySelectorAll('.plotly-graph-div')].map(d => !!d._fullData)"
-    for _ in range(150):
-        state = driver.execute_script(ready)
-        if state and all(state):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the figures are not drawn: {state}")
 
 
 @pytest.mark.slow
@@ -106,6 +95,24 @@ def test_the_sphere_turns_when_it_is_dragged(browser, written):
 
 
 @pytest.mark.slow
+def test_the_list_of_files_shows_one_sphere_at_a_time_by_keyboard(browser, written):
+    drawn(browser, written / "all.html")
+    visible = (
+        "const figure = document.querySelector('.js-plotly-plot'); return [figure.data"
+        ".filter(trace => trace.mode === 'markers').map(trace => trace.visible),"
+        "figure._fullLayout.title.text]"
+    )
+    files = browser.find_element("css selector", "select")
+    names = files.text.split("\n")
+    for place, name in enumerate(names):
+        shown_now, title = browser.execute_script(visible)
+        assert shown_now == [owner == place for owner in range(3) for _ in range(3)]
+        assert title.startswith(shown(name.strip()))
+        files.send_keys("\ue015")  # Down
+    assert len(names) == 3
+
+
+@pytest.mark.slow
 def test_a_table_sorts_on_a_click(browser, written):
     drawn(browser, written / "all.html")
     table = browser.find_element("css selector", "table")
@@ -142,12 +149,14 @@ def test_a_page_holds_nothing_of_others_but_text():
     page = Page(NASTY)
     page.heading(NASTY)
     page.text(NASTY)
-    page.code(NASTY)
-    page.table([NASTY], [[NASTY], [(1.0, NASTY)], [None], [float("nan")]])
+    page.facts([(NASTY, NASTY)])
+    page.table([NASTY], [[NASTY], [Cell(1.0, NASTY)], [None], [float("nan")]])
+    control = Control(NASTY, [Step(NASTY, {0: {"name": NASTY}}), Step("b", {})], slider=True)
+    page.controlled(figure(title=shown(NASTY)), control, data={NASTY: [NASTY]})
     written = page.html()
     assert "<script>window.hacked" not in written
-    assert "<img" not in written
-    assert written.count(html.escape(NASTY)) == 9
+    assert "<img src=x" not in written
+    assert written.count(html.escape(NASTY)) == 13
 
 
 @pytest.mark.slow
