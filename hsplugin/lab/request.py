@@ -13,6 +13,7 @@ import torch
 
 from hsplugin.errors import CommandError
 from hsplugin.flags import check, defaults_of, flag
+from hsplugin.lab import log
 from hsplugin.lab.data import source
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -41,7 +42,7 @@ def machine(args: argparse.Namespace) -> Machine:
     """The machine that completed flags describe, with jobs and threads that suit it.
 
     Raises:
-        CommandError: An impossible value.
+        CommandError: An impossible value, or a logger that cannot start.
     """
     given = {k: v for k, v in vars(args).items() if k in defaults_of(Machine)}
     if given["jobs"] is None:
@@ -50,6 +51,9 @@ def machine(args: argparse.Namespace) -> Machine:
         on_cpu = _device(args.accelerator) == "cpu"
         given["jobs"] = min(4, os.cpu_count() or 1) if on_cpu else 1
     _checked(Machine, given)
+    if given["logger"] and getattr(args, "framework", None) == "solo":
+        raise CommandError("--logger is for Lightly's methods; solo-learn logs by its own config")
+    log.require(given["logger"])
     given["threads"] = given["threads"] or max(1, (os.cpu_count() or 1) // given["jobs"])
     return Machine(**given, command=("hsplugin", *sys.argv[1:]))
 

@@ -131,6 +131,13 @@ class Machine:
         choices=("auto", "cpu", "gpu", "cuda", "mps"),
     )
     devices: int = setting(1, WHERE, "devices of one run; more than one means DDP", least=1)
+    logger: str | None = setting(
+        None,
+        WHERE,
+        "tracker that the runs log to, through Lightning; tensorboard and csv below each run's "
+        "folder, wandb and mlflow in logs below --out unless the environment says otherwise",
+        choices=("tensorboard", "wandb", "mlflow", "csv"),
+    )
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
