@@ -127,7 +127,10 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         """Loss of two views of one batch of uint8 images."""
         if self.targets:
             self._move_targets()
-        a, b = self.augment(batch)
+        return self.training_loss(*self.augment(batch))
+
+    def training_loss(self, a: Tensor, b: Tensor) -> Tensor:
+        """Loss of two augmented views of one batch."""
         if self.method.step is not None:
             return self.method.step(self, a, b)
         return self.loss(self.project(a), self.project(b))
