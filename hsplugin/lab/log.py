@@ -172,6 +172,8 @@ class Log:
             with undisturbed(nn.Identity()):
                 do()
         except Exception as error:
+            if self._failed:  # told already; this is the end of a broken log
+                return
             self._failed = True
             reason = " ".join(str(error).split()) or type(error).__name__
             self.tell({"note": f"--logger {self.kind} failed, going on without it: {reason}"})
