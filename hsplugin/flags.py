@@ -51,7 +51,7 @@ def _settings(*tables: Any) -> list[Field[Any]]:
 
 
 def _kind(entry: Field[Any]) -> type:
-    return {"int": int, "float": float, "str": str}[str(entry.type).split(" | ")[0]]
+    return {"bool": bool, "int": int, "float": float, "str": str}[str(entry.type).split(" | ")[0]]
 
 
 def check(table: Any, values: Mapping[str, Any], label: Callable[[str], str] = str) -> None:
@@ -77,6 +77,9 @@ def check(table: Any, values: Mapping[str, Any], label: Callable[[str], str] = s
             number = check_positive(name, value) if least is None else check_number(name, value)
             if least is not None and number < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        elif kind is bool:
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be true or false, got {value!r}")
         elif not isinstance(value, str):
             raise TypeError(f"{name} must be a string, got {type(value).__name__}: {value!r}")
         elif choices and value not in choices:
@@ -107,12 +110,16 @@ def add_flags(parser: argparse.ArgumentParser, *tables: Any, defaults: Mapping[s
         choices, unset = entry.metadata["choices"], entry.metadata["unset"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        groups[title].add_argument(
-            flag(entry.name),
-            type=_kind(entry),
-            choices=(unset, *choices) if choices and unset else choices,
-            help=entry.metadata["help"] + ("" if default is None else f"; default: {default}"),
-        )
+        about = entry.metadata["help"]
+        if _kind(entry) is bool:
+            how: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "help": about}
+        else:
+            how = {
+                "type": _kind(entry),
+                "choices": (unset, *choices) if choices and unset else choices,
+                "help": about + ("" if default is None else f"; default: {default}"),
+            }
+        groups[title].add_argument(flag(entry.name), **how)
 
 
 class _FileParser(argparse.ArgumentParser):

@@ -103,6 +103,8 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
         raise CommandError("--tune chooses values itself; give --set one value an option")
     methods = list(dict.fromkeys(args.methods))
     if args.framework == "solo":
+        if args.compile:
+            raise CommandError("--compile is for Lightly's methods; solo-learn is run as it is")
         # Only the checkout knows its methods, and it trains no untrained encoder.
         if args.tune:
             raise CommandError("--tune knows no candidates of solo-learn's methods; use --set")

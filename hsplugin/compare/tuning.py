@@ -61,7 +61,8 @@ def tune(
     trials = [run for candidates in tried.values() for runs in candidates.values() for run in runs]
     folder = out / "tuning"
     with closing(Progress(trials, folder, "tuning ")) as progress:
-        failures = run_all(trials, folder, machine, progress)
+        # A tracker shows the runs that are compared, not the candidates.
+        failures = run_all(trials, folder, replace(machine, logger=None), progress)
     rows = [row for row in before if row["method"] not in tried]
     for method, candidates in tried.items():
         own = [_row(folder, runs) for runs in candidates.values()]

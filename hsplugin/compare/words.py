@@ -61,4 +61,4 @@ def budget(groups: Sequence[Group]) -> str:
     return f"""\
 {row["epochs"]} epochs, batch {row["batch_size"]}, {row["train_size"] or "all"} training images,
   backbone {row["backbone"]} ({row["parameters"] / 1e6:.2f} M parameters),
-  precision {row["precision"]}."""
+  precision {row["precision"]}{", compiled" if row.get("compile") else ""}."""

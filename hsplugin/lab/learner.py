@@ -79,6 +79,10 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         if method.momentum:
             self.targets.extend(copy.deepcopy(part) for part in (self.backbone, self.head))
             self.targets.requires_grad_(False)
+        if settings.compile:
+            # As functions, so that no module is wrapped and no weight renamed.
+            self.project = torch.compile(self.project)  # type: ignore[method-assign]
+            self.target = torch.compile(self.target)  # type: ignore[method-assign]
 
     def project(self, view: Tensor) -> Tensor:
         """Projection of one view."""
@@ -127,7 +131,10 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         """Loss of two views of one batch of uint8 images."""
         if self.targets:
             self._move_targets()
-        a, b = self.augment(batch)
+        return self.training_loss(*self.augment(batch))
+
+    def training_loss(self, a: Tensor, b: Tensor) -> Tensor:
+        """Loss of two augmented views of one batch."""
         if self.method.step is not None:
             return self.method.step(self, a, b)
         return self.loss(self.project(a), self.project(b))

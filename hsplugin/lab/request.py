@@ -15,6 +15,7 @@ import torch
 
 from hsplugin.errors import CommandError
 from hsplugin.flags import check, defaults_of, flag
+from hsplugin.lab import log
 from hsplugin.lab.data import source
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -43,10 +44,13 @@ def machine(args: argparse.Namespace) -> Machine:
     """The machine that completed flags describe, with jobs and threads that suit it.
 
     Raises:
-        CommandError: An impossible value.
+        CommandError: An impossible value, or a logger that cannot start.
     """
     given = {k: v for k, v in vars(args).items() if k in defaults_of(Machine)}
     given["slurm"] = _slurm_parameters(args.slurm)
+    if given["logger"] and getattr(args, "framework", None) == "solo":
+        raise CommandError("--logger is for Lightly's methods; solo-learn logs by its own config")
+    log.require(given["logger"])
     if given["cluster"] == "slurm":
         return _on_slurm(given, args)
     for name, default in (("partition", None), ("nodes", 1), ("job_folder", None), ("slurm", {})):

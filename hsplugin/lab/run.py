@@ -35,6 +35,8 @@ class Run:
         answers: Share of right answers for each test image, of every accuracy.
         encoder: Weights of the last and the best epoch.
         result: Settings and measures; its existence marks the run as finished.
+        log: What TensorBoard or CSV logs, and the picture of the end.
+        log_state: How far the log of a tracker came.
         error_log: Traceback of a run that failed.
         images: PNG files for solo-learn.
         trained: What solo-learn trained.
@@ -54,6 +56,8 @@ class Run:
         self.answers = folder / "answers.pt"
         self.encoder = folder / "encoder.pt"
         self.result = folder / "result.json"
+        self.log = folder / "log"
+        self.log_state = folder / "log.json"
         self.error_log = folder / "error.log"
         self.images = folder / "images"
         self.trained = folder / "trained"

@@ -61,6 +61,11 @@ class RunSettings:
         choices=("32-true", "bf16-mixed", "16-mixed"),
         unset="auto",
     )
+    compile: bool = setting(
+        False,
+        BUDGET,
+        "train through torch.compile; changes the last bits, and takes up to a minute at the start",
+    )
     framework: str = setting(
         "lightly",
         WHAT,
@@ -143,6 +148,13 @@ class Machine:
         "short for --accelerator gpu --devices N, or --accelerator cpu where N is 0",
         least=0,
         unset="with --cluster slurm 1",
+    )
+    logger: str | None = setting(
+        None,
+        WHERE,
+        "tracker that the runs log to, through Lightning; tensorboard and csv below each run's "
+        "folder, wandb and mlflow in logs below --out unless the environment says otherwise",
+        choices=("tensorboard", "wandb", "mlflow", "csv"),
     )
     cluster: str = setting(
         "local", CLUSTER, "local, or slurm for one job a run", choices=("local", "slurm")

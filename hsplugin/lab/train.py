@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import hsplugin
+from hsplugin.errors import CommandError
 from hsplugin.lab import evaluate
 from hsplugin.lab.data import Images, load
 from hsplugin.lab.files import read_json, write_csv, write_json, write_torch
 from hsplugin.lab.learner import Batches, Learner, Rows
+from hsplugin.lab.log import Log
 from hsplugin.lab.methods import UNTRAINED, recipe
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -40,8 +42,12 @@ SECONDS_BETWEEN_CHECKPOINTS = 120.0
 class Tracker(pl.Callback):  # type: ignore[misc]
     """Measures on the validation split, keeps the best epoch, saves, reports progress."""
 
-    def __init__(self, settings: RunSettings, images: Images, run: Run, notify: Notify) -> None:
+    def __init__(
+        self, settings: RunSettings, images: Images, run: Run, notify: Notify, log: Log
+    ) -> None:
         self.settings, self.images, self.run, self.notify = settings, images, run, notify
+        # Lightning gives every callback a ``log`` of its own.
+        self.run_log = log
         self.scorer = evaluate.Scorer(images, settings.labels_per_class)
         self.every = max(1, round(settings.epochs / max(1, settings.validations)))
         self.history: list[dict[str, float]] = []
@@ -90,6 +96,8 @@ class Tracker(pl.Callback):  # type: ignore[misc]
                 "seconds": round(self.seconds, 2),
             }
         )
+        labels = validation.labels[:QUERIES]
+        self.run_log.measured(self.history[-1], learner.global_step, pairs, labels)
         if epoch > 0 and accuracy > self.best.get("validation_knn", -1.0):
             weights = {
                 "backbone": learner.backbone.state_dict(),
@@ -123,6 +131,8 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         if trainer.is_global_zero and (epoch % self.every == 0 or epoch == self.settings.epochs):
             self.measure(pl_module, epoch, loss)  # type: ignore[arg-type]
             write_csv(self.run.history, self.history)
+        elif trainer.is_global_zero:
+            self.run_log.epoch(epoch, trainer.global_step, {"loss": loss})
         overdue = time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS
         # All ranks save together, whatever their clocks say.
         overdue = trainer.strategy.broadcast(overdue)
@@ -192,16 +202,36 @@ def train(settings: RunSettings, machine: Machine, run: Run, notify: Notify) -> 
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     run.folder.mkdir(parents=True, exist_ok=True)
+    if settings.compile:
+        _require_compiler()
     if settings.framework == "solo":
         from hsplugin.lab import solo
 
         solo.train(settings, machine, run)
         return
+    with Log(settings, machine, run, notify) as log:
+        _train(settings, machine, run, notify, log)
+
+
+def _require_compiler() -> None:
+    """Refuse to start where torch.compile does not work, as every run would fail alike.
+
+    Raises:
+        CommandError: What torch says.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(1))
+    except Exception as error:
+        said = str(error).strip().split("\n")[0]
+        raise CommandError(f"--compile: torch.compile does not work here: {said}") from None
+
+
+def _train(settings: RunSettings, machine: Machine, run: Run, notify: Notify, log: Log) -> None:
     write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
     torch.manual_seed(settings.seed)
     learner = Learner(settings, images, gather=machine.ranks > 1)
-    tracker = Tracker(settings, images, run, notify)
+    tracker = Tracker(settings, images, run, notify, log)
     if settings.method == UNTRAINED:
         tracker.measure(learner, 0, math.nan)
         write_csv(run.history, tracker.history)
@@ -266,6 +296,9 @@ def _finish(
         "provenance": {**machine_facts(), "machine": asdict(machine)},
     }
     labels = images.validation.labels
+    measures = {k: v for k, v in last.items() if k not in pairs.geometry()}
+    measures |= {f"best_{name}": value for name, value in best.items()}
+    tracker.run_log.result(measures, learner.global_step, pairs, labels, tracker.history)
     write_torch(run.pairs, {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
     write_torch(run.answers, {**answers, **{f"best_{name}": a for name, a in best_answers.items()}})
     write_torch(run.encoder, {"last": last_weights, "best": tracker.best})
