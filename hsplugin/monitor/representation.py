@@ -186,7 +186,8 @@ class Representation:
         views = self.taps.views(pl_module, outputs, batch)
         if self._told != self.taps.measured:
             self._told = self.taps.measured
-            _tell(trainer, f"{self.name} monitor: measures {self._told} of {_name(pl_module)}")
+            said = f"{self._told} of {_name(pl_module)}{self.taps.split}"
+            _tell(trainer, f"{self.name} monitor: measures {said}")
         return views
 
     def _update_from_samples(self, pl_module: Any) -> None:

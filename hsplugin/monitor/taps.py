@@ -99,7 +99,8 @@ class Taps:
         self._found: Candidates | None = None
         self._prototypes: dict[int, str] = {}
         self._views: Callable[[Any], Views] | None = None
-        self._split = ""
+        # What is assumed of a call with the rows of several views, in words.
+        self.split = ""
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, made while a module trains, has no part in that training.
@@ -169,13 +170,13 @@ class Taps:
         """Take the first source that has features, and keep to it."""
         reasons: list[str] = []
         for name, what, source in self._sources():
-            self._split = ""
+            self.split = ""
             try:
                 found = source(batch)
             except RefusedError as error:
                 reasons.append(str(error))
                 continue
-            self.measured, self._views = f"{what}{self._split}", source
+            self.measured, self._views = what, source
             self._record.keep_only(name)
             return found
         raise RefusedError(f"{'; '.join(dict.fromkeys(filter(None, reasons)))}; {_REMEDY}")
@@ -274,7 +275,7 @@ class Taps:
         views = paired(outputs, what, *samples_and_views(batch))
         parts = len(outputs[0]) // len(views.x) if len(views.x) else 1
         # Nothing tells whether the rows of views alternate instead, so that it is said.
-        self._split = f", taken for {parts} views one after the other" if parts > 1 else ""
+        self.split = f", taken for {parts} views one after the other" if parts > 1 else ""
         return views
 
     def _not_prototypes(self, views: Views) -> Views:

@@ -176,8 +176,7 @@ def test_the_embedding_of_an_output_is_taken_and_its_views_apart(kind: Any, whol
     z = method.projection_head(method.backbone(a).flatten(1))
     assert torch.equal(views.x, z) and torch.equal(views.y, -z)
     assert torch.equal(views.labels, torch.arange(6))
-    source = f"the embedding that {'forward' if whole else repr('method')} returns"
-    assert taps.measured == f"{source}, taken for 2 views one after the other"
+    assert taps.measured == f"the embedding that {'forward' if whole else repr('method')} returns"
 
 
 def test_a_projection_head_stands_in_for_a_criterion_of_lists() -> None:
@@ -529,9 +528,9 @@ def test_rows_of_views_one_after_the_other_are_said_to_be_taken_for_that() -> No
     views = found(taps, model, lambda: model.backbone(torch.cat([a, b])), [a, torch.arange(len(a))])
     first, second = (model.backbone(view).flatten(1) for view in (a, b))
     assert torch.allclose(views.x, first) and torch.allclose(views.y, second)
-    assert taps.measured == "the output of 'backbone', taken for 2 views one after the other"
+    assert taps.split == ", taken for 2 views one after the other"
     found(taps := Taps(module="backbone"), model, lambda: model.backbone(a), a)
-    assert taps.measured == "the output of 'backbone'"
+    assert taps.split == ""
 
 
 def test_once_the_source_is_chosen_the_other_parts_can_be_scripted() -> None:
