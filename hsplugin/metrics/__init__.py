@@ -18,6 +18,7 @@ loaded by all counts once for each of them.
 from hsplugin.metrics.alignment import Alignment
 from hsplugin.metrics.alpha_req import AlphaReQ
 from hsplugin.metrics.base import GeometryMetric
+from hsplugin.metrics.cluster_learnability import ClusterLearnability
 from hsplugin.metrics.condition_number import ConditionNumber
 from hsplugin.metrics.effective_rank import EffectiveRank
 from hsplugin.metrics.feature_std import FeatureStd
@@ -48,6 +49,7 @@ METRICS: dict[str, type[GeometryMetric]] = {
         FeatureStd,
         LiDAR,
         IntrinsicDimension,
+        ClusterLearnability,
         Tolerance,
         PerClassRank,
         KNNAccuracy,
@@ -63,6 +65,7 @@ __all__ = [
     "OF_TWO_ENCODERS",
     "Alignment",
     "AlphaReQ",
+    "ClusterLearnability",
     "ConditionNumber",
     "EffectiveRank",
     "FeatureStd",

@@ -108,16 +108,38 @@ class KNNAccuracy(LabelledSample):
             raise MissingInputError(
                 f"labels: {len(x)} row(s) have one that is not negative, and it takes two"
             )
-        classes, index = labels.unique(return_inverse=True)
-        k, hits = min(self.k, len(x) - 1), index.new_zeros(())
-        for rows in torch.arange(len(x), device=x.device).split(max(1, _BLOCK // len(x))):
-            similar = x[rows] @ x.T
-            similar[torch.arange(len(rows), device=x.device), rows] = -torch.inf
-            nearest = similar.topk(k).values
-            closer, tied = similar > nearest[:, -1:], similar == nearest[:, -1:]
-            share = (k - closer.sum(dim=1)) / tied.sum(dim=1)
-            weights = ((similar - nearest[:, :1]) / self.temperature).exp()
-            weights = weights * torch.where(tied, share[:, None], closer)
-            votes = weights.new_zeros(len(classes), len(rows)).index_add_(0, index, weights.T)
-            hits = hits + (votes.argmax(dim=0) == index[rows]).sum()
-        return hits.double() / len(x)
+        index = labels.unique(return_inverse=True)[1]
+        right = right_votes(x, index, min(self.k, len(x) - 1), self.temperature)
+        return right.double() / len(x)
+
+
+def right_votes(
+    x: Tensor,
+    index: Tensor,
+    k: int,
+    temperature: float | None = None,
+    halves: Tensor | float = 0.0,
+) -> Tensor:
+    """The number of rows whose class the k most similar other rows vote for.
+
+    Args:
+        x: Features (N, d).
+        index: The classes of the rows (N,), counted from 0.
+        k: How many rows vote, fewer than N.
+        temperature: Of the votes' weights; if None, all weigh the same.
+        halves: Subtracted from the products with each row: half their squared lengths, (N,), for
+            the nearest rows in place of those with the largest products.
+    """
+    right, classes = index.new_zeros(()), int(index.max()) + 1
+    for rows in torch.arange(len(x), device=x.device).split(max(1, _BLOCK // len(x))):
+        similar = x[rows] @ x.T - halves
+        similar[torch.arange(len(rows), device=x.device), rows] = -torch.inf
+        nearest = similar.topk(k).values
+        closer, tied = similar > nearest[:, -1:], similar == nearest[:, -1:]
+        share = (k - closer.sum(dim=1)) / tied.sum(dim=1)
+        weights = torch.where(tied, share[:, None], closer)
+        if temperature is not None:
+            weights = weights * ((similar - nearest[:, :1]) / temperature).exp()
+        votes = weights.new_zeros(classes, len(rows)).index_add_(0, index, weights.T)
+        right = right + (votes.argmax(dim=0) == index[rows]).sum()
+    return right

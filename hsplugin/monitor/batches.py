@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsplugin.monitor.views import RefusedError, describe
+from hsplugin.monitor.views import LabelsError, describe
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
@@ -34,7 +34,7 @@ def labels_of(batch: Any, rows: int, where: str | int | None = None) -> Tensor |
     are the last such tensor, where loaders put them.
 
     Raises:
-        RefusedError: If ``where`` leads to no such tensor.
+        LabelsError: If ``where`` leads to no such tensor.
     """
     if where is not None:
         return _chosen(batch, rows, where)
@@ -54,9 +54,9 @@ def _chosen(batch: Any, rows: int, where: str | int) -> Tensor:
         found = parts[where]
     except (KeyError, IndexError, TypeError):
         has = sorted(map(str, batch)) if isinstance(batch, Mapping) else describe(batch)
-        raise RefusedError(f"labels={where!r} is not in the batch, which has {has}") from None
+        raise LabelsError(f"labels={where!r} is not in the batch, which has {has}") from None
     if not _are_labels(found, rows):
-        raise RefusedError(
+        raise LabelsError(
             f"labels={where!r} is {describe(found)}, not one integer for each of {rows} rows"
         )
     return found.detach()

@@ -55,8 +55,9 @@ class GeometryMonitorMixin:
     ``"z"`` that the module's ``forward`` returns (solo-learn); the two inputs of a criterion
     (Lightly); the ``embedding`` that ``forward`` returns (stable-pretraining); a projection head;
     what prototypes score; a backbone. It is chosen at the first batch, said once through
-    Lightning's logger, and kept to; :attr:`measured` tells it. If one call holds several views one
-    after the other, they are taken apart; rows that alternate between views need ``extract``.
+    Lightning's logger, and kept to; :attr:`measured` tells it. A call with the rows of several
+    views is taken to hold one view after the other, and what is said then says so; rows that
+    alternate between views need ``extract``.
     Scores of prototypes, labels and reconstruction targets are not measured; if there is nothing
     else, that is said once, with the reason.
 

@@ -35,8 +35,9 @@ class Record:
     def __init__(self, keeps_maps: bool = False) -> None:
         self._keeps_maps = keeps_maps
         self.listening = False
-        self._handles: list[Any] = []
+        self._handles: dict[str, Any] = {}
         self._calls: dict[str, list[Call]] = {}
+        self._compiled = False
 
     def __getitem__(self, name: str) -> list[Call]:
         """The first calls of a submodule, in order; none of one that is not hooked."""
@@ -70,10 +71,13 @@ class Record:
             whole: Keep all that it takes and returns, else only the tensor that may be features.
             inputs: Keep what it takes for what it returns.
         """
+        # By its own compile(), or by torch.compile of the LightningModule.
+        marks = ("_compiled_call_impl", "_compiler_ctx")
+        self._compiled |= any(getattr(module, mark, None) is not None for mark in marks)
         # torch.compile compiles a hooked module once for each number of calls that it has seen.
         most = MOST_CALLS if name else sys.maxsize
         keep = _Keep(self, self._calls.setdefault(name, []), whole, inputs, most)
-        self._handles.append(module.register_forward_hook(keep, with_kwargs=True))
+        self._handles[name] = module.register_forward_hook(keep, with_kwargs=True)
 
     def features(self, output: Any) -> Any:
         """The tensor of an output, but no map that would take memory until the step ends."""
@@ -95,12 +99,24 @@ class Record:
         for calls in self._calls.values():
             calls.clear()
 
+    def keep_only(self, name: str) -> None:
+        """Remove the hooks of all others: torch.jit.script takes no module that has one.
+
+        They stay where torch.compile has compiled them, which it would do again without them.
+        """
+        if self._compiled:
+            return
+        for other in self._handles.keys() - {name}:
+            self._handles.pop(other).remove()
+            self._calls.pop(other)
+
     def remove(self) -> None:
         """Remove the hooks."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
         self._handles.clear()
         self._calls.clear()
+        self._compiled = False
         self.listening = False
 
 

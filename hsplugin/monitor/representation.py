@@ -13,7 +13,7 @@ from hsplugin.monitor.guard import Guard, line
 from hsplugin.monitor.measures import Measures
 from hsplugin.monitor.samples import Samples
 from hsplugin.monitor.taps import Taps
-from hsplugin.monitor.views import RefusedError, Views
+from hsplugin.monitor.views import LabelsError, RefusedError, Views
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -111,12 +111,17 @@ class Representation:
     def evaluate(
         self, trainer: Any, pl_module: Any, stage: str, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Measure a batch of an evaluation; one without features causes no warning."""
+        """Measure a batch of an evaluation; one without features causes no warning.
+
+        One without the labels that were asked for does.
+        """
         if not self.taps.ready:
             return
         with self._guarded(pl_module):
             try:
                 views = self._views(trainer, pl_module, outputs, batch)
+            except LabelsError:
+                raise
             except RefusedError:
                 return
             finally:
@@ -181,7 +186,8 @@ class Representation:
         views = self.taps.views(pl_module, outputs, batch)
         if self._told != self.taps.measured:
             self._told = self.taps.measured
-            _tell(trainer, f"{self.name} monitor: measures {self._told} of {_name(pl_module)}")
+            said = f"{self._told} of {_name(pl_module)}{self.taps.split}"
+            _tell(trainer, f"{self.name} monitor: measures {said}")
         return views
 
     def _update_from_samples(self, pl_module: Any) -> None:

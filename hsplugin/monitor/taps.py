@@ -39,8 +39,9 @@ from hsplugin.monitor.views import (
 )
 
 Extract = Callable[[nn.Module, Any, Any], "Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor]"]
-# What is measured, in words, and how to get it from the record of a step of a known batch.
-Source = tuple[str, Callable[[Any], Views]]
+# What is hooked for it, what is measured, in words, and how to get it from the record of a step of
+# a known batch.
+Source = tuple[str, str, Callable[[Any], Views]]
 
 _REMEDY = (
     "name the submodule that returns the features with module=..., or give extract=...; "
@@ -98,6 +99,8 @@ class Taps:
         self._found: Candidates | None = None
         self._prototypes: dict[int, str] = {}
         self._views: Callable[[Any], Views] | None = None
+        # What is assumed of a call with the rows of several views, in words.
+        self.split = ""
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, made while a module trains, has no part in that training.
@@ -166,40 +169,42 @@ class Taps:
     def _choose(self, batch: Any) -> Views:
         """Take the first source that has features, and keep to it."""
         reasons: list[str] = []
-        for what, source in self._sources():
+        for name, what, source in self._sources():
+            self.split = ""
             try:
                 found = source(batch)
             except RefusedError as error:
                 reasons.append(str(error))
                 continue
             self.measured, self._views = what, source
+            self._record.keep_only(name)
             return found
         raise RefusedError(f"{'; '.join(dict.fromkeys(filter(None, reasons)))}; {_REMEDY}")
 
     def _sources(self) -> Iterator[Source]:
         if self.module is not None:
-            yield f"the output of {self.module!r}", self._of_module
+            yield self.module, f"the output of {self.module!r}", self._of_module
             return
         assert self._found is not None
-        yield "forward's 'z'", self._of_forward
+        yield "", "forward's 'z'", self._of_forward
         if not self._found.criteria:
-            yield "", _refuse("it has no criterion submodule")
+            yield "", "", _refuse("it has no criterion submodule")
         for name, criterion in self._found.criteria.items():
-            yield f"the inputs of {name!r}", self._of_criterion(name, criterion)
-        yield "the embedding that forward returns", self._of_embedding
+            yield name, f"the inputs of {name!r}", self._of_criterion(name, criterion)
+        yield "", "the embedding that forward returns", self._of_embedding
         for name in self._called(self._found.children):
             if self._record.embeds(name):
-                yield f"the embedding that {name!r} returns", self._of_output(name)
+                yield name, f"the embedding that {name!r} returns", self._of_output(name)
         for name in self._trained(self._found.heads):
-            yield f"the output of {name!r}", self._of_output(name)
+            yield name, f"the output of {name!r}", self._of_output(name)
         for name in self._trained(self._found.prototypes):
-            yield f"what the prototypes {name!r} score", self._of_output(name)
+            yield name, f"what the prototypes {name!r} score", self._of_output(name)
         for name in self._trained({**self._found.backbones, **self._found.norms}):
-            yield f"the output of {name!r}", self._of_output(name)
+            yield name, f"the output of {name!r}", self._of_output(name)
         for name in self._called(self._found.classifiers):
-            yield f"what the classifier {name!r} is given", self._of_output(name)
+            yield name, f"what the classifier {name!r} is given", self._of_output(name)
         for name in self._trained(self._found.children):
-            yield f"the output of {name!r}", self._of_output(name)
+            yield name, f"the output of {name!r}", self._of_output(name)
 
     def _called(self, modules: Mapping[str, nn.Module]) -> list[str]:
         return [name for name in modules if self._record[name]]
@@ -267,7 +272,11 @@ class Taps:
 
     def _paired(self, outputs: Sequence[Any], what: str, batch: Any) -> Views:
         outputs = [pooled(vectors(output), self.pool) for output in outputs]
-        return paired(outputs, what, *samples_and_views(batch))
+        views = paired(outputs, what, *samples_and_views(batch))
+        parts = len(outputs[0]) // len(views.x) if len(views.x) else 1
+        # Nothing tells whether the rows of views alternate instead, so that it is said.
+        self.split = f", taken for {parts} views one after the other" if parts > 1 else ""
+        return views
 
     def _not_prototypes(self, views: Views) -> Views:
         width = views.x.shape[1]

@@ -18,6 +18,10 @@ class RefusedError(ValueError):
     """The tapped tensors cannot be measured; the message says why and what to do."""
 
 
+class LabelsError(RefusedError):
+    """The labels are not where the user said."""
+
+
 @dataclass(frozen=True)
 class Maps:
     """Stands for a tensor of more than two dimensions that is not kept."""

@@ -16,7 +16,7 @@ from tests.measure.files import LABELS, RANDOM, SAVERS, X, Y, save_npy
 from tests.metrics import definitions
 
 # Leaving out rows to tell their spread would take as long again for each group.
-WITHOUT_INTERVAL = {"intrinsic_dimension", "per_class_rank", "knn"}
+WITHOUT_INTERVAL = {"intrinsic_dimension", "cluster_learnability", "per_class_rank", "knn"}
 
 
 def measured(folder, *arguments):
@@ -45,6 +45,7 @@ def test_every_kind_of_file_gives_the_defined_values(save, chunk_bytes, tmp_path
         "condition_number": np.linalg.cond(X),
         "feature_std": definitions.feature_std(X),
         "intrinsic_dimension": definitions.intrinsic_dimension(unit_x),
+        "cluster_learnability": definitions.cluster_learnability(unit_x, 12),
         "per_class_rank": definitions.per_class_rank(X, LABELS),
         "knn": definitions.knn(X, LABELS, 149),
         "tolerance": definitions.tolerance(unit_x, LABELS),

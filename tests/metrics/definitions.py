@@ -9,6 +9,11 @@ import scipy.linalg
 import scipy.spatial.distance
 import scipy.stats
 import sklearn.metrics.pairwise
+import torch
+from sklearn.cluster import KMeans
+from sklearn.neighbors import NearestNeighbors
+
+from hsplugin.metrics.cluster_learnability import first_centres
 
 
 def unit(x):
@@ -109,6 +114,15 @@ def knn(x, labels, k, temperature=0.1):
 def intrinsic_dimension(x):
     distances = np.sort(scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(x)), axis=1)
     return 1 / np.mean(np.log(distances[:, 2] / distances[:, 1]))
+
+
+def cluster_learnability(x, clusters, k=1, seed=None):
+    """From the first centres of the metric, or from those of scikit-learn with a seed."""
+    x = np.asarray(x, dtype=np.float64)
+    start = "k-means++" if seed is not None else first_centres(torch.tensor(x), clusters, 0).numpy()
+    means = KMeans(clusters, init=start, n_init=1, tol=0, random_state=seed).fit_predict(x)
+    nearest = NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
+    return np.mean([np.bincount(row).argmax() for row in means[nearest]] == means)
 
 
 def tolerance(x, labels, conditional=False):

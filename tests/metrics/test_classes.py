@@ -70,6 +70,11 @@ CASES = {
         (FEATURES,),
         lambda: functional.intrinsic_dimension(unit_rows(FEATURES)),
     ),
+    "cluster_learnability": (
+        lambda: metrics.ClusterLearnability(clusters=4),
+        (FEATURES,),
+        lambda: functional.cluster_learnability(unit_rows(FEATURES), 4),
+    ),
     "per_class_rank": (
         metrics.PerClassRank,
         (FEATURES, LABELS),

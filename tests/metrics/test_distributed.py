@@ -26,6 +26,7 @@ def collection():
         "condition_number": (metrics.ConditionNumber(), (FEATURES,)),
         "feature_std": (metrics.FeatureStd(), (FEATURES,)),
         "intrinsic_dimension": (metrics.IntrinsicDimension(), (FEATURES,)),
+        "cluster_learnability": (metrics.ClusterLearnability(), (FEATURES,)),
         "per_class_rank": (metrics.PerClassRank(), (FEATURES, LABELS)),
         "knn": (metrics.KNNAccuracy(k=5), (FEATURES, LABELS)),
         "linear_cka": (metrics.LinearCKA(), (FEATURES, OTHER[:, :4].square())),

@@ -8,8 +8,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from hsplugin import metrics
 from hsplugin.functional import unit_rows
-from hsplugin.metrics import functional, knn
+from hsplugin.metrics import cluster_learnability, functional, knn
 from tests.metrics import definitions
+
+GENERATOR = torch.Generator().manual_seed(0)
 
 
 def classes(rows=120, dim=8, count=4, spread=1.2, seed=0):
@@ -105,3 +107,38 @@ def test_intrinsic_dimension_is_that_of_the_manifold(dim):
     twice = torch.tensor(np.concatenate([flat, flat[:100]]))
     assert functional.intrinsic_dimension(twice).item() == pytest.approx(found, rel=0.05)
     assert functional.intrinsic_dimension(torch.ones(9, 3)).isnan()
+
+
+@pytest.mark.parametrize(("k", "normalize"), [(1, True), (1, False), (7, False)])
+def test_cluster_learnability_is_that_of_scikit_learn(k, normalize, monkeypatch):
+    x = torch.tensor(classes(400, count=9)[0])
+    x = unit_rows(x) if normalize else x
+    monkeypatch.setattr(cluster_learnability, "_BLOCK", 20 * 7)
+    expected = definitions.cluster_learnability(x, 20, k)
+    metric = metrics.ClusterLearnability(k=k, normalize=False)
+    for part in x.split(150):
+        metric.update(part)
+    assert metric.compute().item() == pytest.approx(expected)
+    assert 0.4 < expected < 0.95
+    # The first centres are the one thing that is ours: those of scikit-learn end near by.
+    theirs = [definitions.cluster_learnability(x, 20, k, seed=seed) for seed in range(8)]
+    ours = [functional.cluster_learnability(x, 20, k, seed).item() for seed in range(8)]
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=0.04)
+
+
+def test_cluster_learnability_depends_on_the_rows_alone():
+    state = torch.get_rng_state()
+    x = torch.tensor(classes(300)[0]).float()
+    found = functional.cluster_learnability(x)
+    assert functional.cluster_learnability(x[torch.randperm(300, generator=GENERATOR)]) == found
+    assert functional.cluster_learnability(x * 1e30) == found
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_cluster_learnability_of_distant_clusters_and_of_equal_rows_is_one():
+    centres = 100 * torch.eye(6, 6).repeat_interleave(9, dim=0)
+    x = centres + torch.randn(54, 6, generator=GENERATOR)
+    assert functional.cluster_learnability(x, clusters=6) == 1
+    assert functional.cluster_learnability(torch.ones(9, 3)) == 1
+    with pytest.raises(ValueError, match="clusters must be at least 2"):
+        metrics.ClusterLearnability(1)

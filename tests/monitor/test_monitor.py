@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 pytest.importorskip("pytorch_lightning")
 
@@ -677,3 +678,14 @@ def test_wide_features_are_measured_from_the_gram_matrix_of_their_rows() -> None
 def test_bad_arguments_are_refused(arguments: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         GeometryMonitor(**arguments)
+
+
+def test_labels_that_a_validation_lacks_are_told_once() -> None:
+    monitor = GeometryMonitor(["uniformity"], labels=1)
+    unlabelled = DataLoader(TensorDataset(torch.randn(24, 10)), batch_size=12)
+    with pytest.warns(GeometryWarning) as caught:
+        fit(Validated(), [monitor], validation=unlabelled)
+    messages = [str(w.message) for w in caught if issubclass(w.category, GeometryWarning)]
+    [message] = messages
+    assert "Validated is not measured: labels=1 is not in the batch" in message
+    assert len(monitor.history) == 2 and not monitor.validation_history

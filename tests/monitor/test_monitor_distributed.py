@@ -22,8 +22,8 @@ METRICS = ("alignment", "uniformity", "wasserstein_uniformity", "rankme", "effec
 class Split(Recipe):
     """Fixed weights, and batches of twelve that two ranks split into seven and five."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, dim: int = 6) -> None:
+        super().__init__(dim)
         self.backbone[1] = torch.nn.Identity()
         self.backbone[3].p = 0.0
 
@@ -52,7 +52,7 @@ class Split(Recipe):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def reported(processes: int, folder: Path) -> dict[str, float]:
+def reported(processes: int, folder: Path, dim: int) -> dict[str, float]:
     import pytorch_lightning
 
     monitor = GeometryMonitor(METRICS, every_n_steps=2, figures=True, strict=True)
@@ -69,7 +69,7 @@ def reported(processes: int, folder: Path) -> dict[str, float]:
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    trainer.fit(Split())
+    trainer.fit(Split(dim))
     return {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
@@ -79,8 +79,9 @@ def reported(processes: int, folder: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("master_port")
-def test_two_ranks_report_what_one_process_does(tmp_path: Path) -> None:
-    one, two = reported(1, tmp_path / "one"), reported(2, tmp_path / "two")
+@pytest.mark.parametrize("dim", [6, 3000])  # in the wider, spectra are of the Gram matrix
+def test_two_ranks_report_what_one_process_does(dim: int, tmp_path: Path) -> None:
+    one, two = (reported(n, tmp_path / name, dim) for n, name in ((1, "one"), (2, "two")))
     assert one.keys() == two.keys()
     assert {f"geometry/{stage}{name}" for stage in ("", "val_") for name in METRICS} <= one.keys()
     assert two == pytest.approx(one, rel=1e-5, abs=1e-6)

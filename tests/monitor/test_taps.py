@@ -521,3 +521,25 @@ def test_samples_are_copies_of_at_most_max_samples_rows() -> None:
     (views,) = samples
     assert views.x.shape == (5, 2) and bool((views.x == 1).all())
     assert torch.equal(views.labels, torch.arange(5))
+
+
+def test_rows_of_views_one_after_the_other_are_said_to_be_taken_for_that() -> None:
+    model, (a, b), taps = Model(), batch(), Taps(module="backbone")
+    views = found(taps, model, lambda: model.backbone(torch.cat([a, b])), [a, torch.arange(len(a))])
+    first, second = (model.backbone(view).flatten(1) for view in (a, b))
+    assert torch.allclose(views.x, first) and torch.allclose(views.y, second)
+    assert taps.split == ", taken for 2 views one after the other"
+    found(taps := Taps(module="backbone"), model, lambda: model.backbone(a), a)
+    assert taps.split == ""
+
+
+def test_once_the_source_is_chosen_the_other_parts_can_be_scripted() -> None:
+    model, (a, b), taps = Model(criterion=Criterion()), batch(), Taps()
+    taps.install(model)
+    for _ in range(2):
+        taps.listen()
+        model.criterion(model(a), model(b))
+        taps.views(model, None, [a, b])
+    scripted = torch.jit.script(model.backbone)
+    assert torch.equal(scripted(a), model.backbone(a))
+    taps.remove()

@@ -7,37 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests import reference
+from tests import monitored_methods, reference
+from tests.monitored_methods import ONE_VIEW, check
 from tests.solo.running import HERE, INSTALLED, python
 
 pytestmark = pytest.mark.solo
 
-STOCK = [
-    "all4one",
-    "barlow",
-    "byol",
-    "deepclusterv2",
-    "dino",
-    "mae",
-    "mocov2plus",
-    "mocov3",
-    "nnbyol",
-    "nnclr",
-    "nnsiam",
-    "ressl",
-    "simclr",
-    "simsiam",
-    "supcon",
-    "swav",
-    "vibcreg",
-    "vicreg",
-    "wmse",
-]
-# What stands in for the "z" that forward returns in the others.
-OTHERS = {
-    "dino": "what the prototypes 'head.last_layer' score",
-    "mae": "the output of 'backbone'",
-}
+SECTION = "solo-learn"
 
 needs_entry_point = pytest.mark.skipif(
     not INSTALLED, reason="Lightning finds the monitor only if hsplugin is installed"
@@ -62,12 +38,19 @@ def report(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
+def test_every_stock_recipe_is_tabled(solo: Path) -> None:
+    recipes = (solo / "scripts" / "pretrain" / "cifar").glob("*.yaml")
+    assert sorted(recipe.stem for recipe in recipes) == monitored_methods.methods(SECTION)
+
+
 @needs_entry_point
 @pytest.mark.slow
-@pytest.mark.parametrize("method", STOCK)
+@pytest.mark.parametrize("method", monitored_methods.methods(SECTION))
 def test_the_monitor_measures_every_stock_recipe(runs: dict[str, Path], method: str) -> None:
     found, tensors = report(runs["1"], method)
     geometry = {k: v for k, v in found["logged"].items() if k.startswith("geometry/")}
+    remark = "" if "geometry/alignment" in geometry else ONE_VIEW
+    check(SECTION, method, found["measured"], remark)
     x, *others = (torch.nn.functional.normalize(z.double()) for z in tensors["embeddings"])
     expected = {"geometry/uniformity": float(reference.log_mean_potential(x, 2))}
     if method == "mae":  # of one view
@@ -81,7 +64,7 @@ def test_the_monitor_measures_every_stock_recipe(runs: dict[str, Path], method: 
 
 @needs_entry_point
 @pytest.mark.slow
-@pytest.mark.parametrize("method", STOCK)
+@pytest.mark.parametrize("method", monitored_methods.methods(SECTION))
 def test_the_monitor_leaves_the_weights_identical_to_the_bit(
     runs: dict[str, Path], method: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 python train_stock_recipes.py CHECKOUT IMAGES OUT: writes OUT/METHOD.pt with the weights and what
 forward returned for the crops of the last epoch's first batch, and OUT/METHOD.json with what was
-logged and what the monitor refused.
+logged, and what the monitor measured and refused.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def train(recipe: Path, images: Path, out: Path) -> None:
         keys = set(hydra.compose(recipe.stem).get("method_kwargs", {}))
         cfg = hydra.compose(recipe.stem, overrides(recipe.stem, images, keys))
     models: list[Any] = []
+    measured: list[str] = []
     embeddings: list[torch.Tensor] = []
     logged: dict[str, float] = {}
     fit = main_pretrain.Trainer.fit
@@ -88,6 +89,7 @@ def train(recipe: Path, images: Path, out: Path) -> None:
         part = {"dino": "head.last_layer", "mae": "backbone"}.get(recipe.stem, "")
         model.get_submodule(part).register_forward_hook(keep)
         fit(self, model, *rest, **named)
+        measured.extend(c.measured for c in self.callbacks if hasattr(c, "measured"))
         logged.update({key: float(value) for key, value in self.callback_metrics.items()})
 
     main_pretrain.Trainer.fit = watched
@@ -103,7 +105,7 @@ def train(recipe: Path, images: Path, out: Path) -> None:
         out / f"{recipe.stem}.pt",
     )
     refusals = sorted({str(w.message) for w in caught if "monitor" in str(w.message)})
-    report = {"logged": logged, "refusals": refusals}
+    report = {"measured": "; ".join(measured), "logged": logged, "refusals": refusals}
     (out / f"{recipe.stem}.json").write_text(json.dumps(report))
 
 
