@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from hsplugin.compare import pictures, tuning
 from hsplugin.compare.uncertainty import among_the_best, difference
+from hsplugin.errors import CommandError
 from hsplugin.lab.files import markdown_table, write_atomically, write_csv
 from hsplugin.lab.methods import METHODS, UNTRAINED
-from hsplugin.lab.run import Run, hyperparameters
+from hsplugin.lab.run import ACCURACIES, Run, hyperparameters
 from hsplugin.lab.runs import collect
 from hsplugin.provenance import describe
 
@@ -35,7 +36,6 @@ SUMMARY = {
     "images_per_second": "images/s",
     "seconds": "seconds",
 }
-ACCURACIES = ("knn", "linear", "best_knn", "best_linear")
 DIGITS = {"alignment": 3, "uniformity": 3, "uniformity_optimum": 3, "images_per_second": 0}
 WITHOUT_SPREAD = ("uniformity_optimum", "images_per_second", "seconds")
 MARK = "≈"
@@ -57,16 +57,19 @@ def write(out: Path, command: Sequence[str]) -> str:
     history.sort(key=lambda row: (place[row["run"]], row["epoch"]))
     if not results:
         return ""
+    # All is read before anything is written.
+    groups = grouped(out, results)
+    pairs = {g.label: Run.of_name(g.rows[0]["run"], out).read_pairs()[:2] for g in groups}
+    tuned = tuning.table(tuning.rows_of(out))
     write_csv(out / "results.csv", [_flat(row) for row in results])
     write_csv(out / "history.csv", history)
-    groups = grouped(out, results)
     differences = difference_rows(groups)
     if differences:
         write_csv(out / "differences.csv", differences)
     table = summary_table(groups)
-    text = _document(groups, table, command, tuning.table(tuning.rows_of(out)))
+    text = _document(groups, table, command, tuned)
     write_atomically(out / "summary.md", lambda partial: partial.write_text(text))
-    _pictures(out, groups)
+    _pictures(out, groups, pairs)
     return table
 
 
@@ -110,15 +113,23 @@ def grouped(out: Path, results: Sequence[Row]) -> list[Group]:
     for row in results:
         trained_with = json.dumps(hyperparameters(row), sort_keys=True)
         groups.setdefault((row["method"], trained_with), []).append(row)
-    return [Group(rows, _answers(out, rows)) for rows in groups.values()]
+    answers = {row["run"]: Run.of_name(row["run"], out).read_answers() for row in results}
+    sizes = {run: len(of_run["knn"]) for run, of_run in answers.items() if of_run}
+    if len(set(sizes.values())) > 1:
+        few, many = min(sizes, key=lambda run: sizes[run]), max(sizes, key=lambda run: sizes[run])
+        raise CommandError(
+            f"{out}: {few} was tested on {sizes[few]} images and {many} on {sizes[many]}; remove "
+            "the folder of the one that does not belong there and rerun"
+        )
+    return [
+        Group(rows, _stacked([answers[row["run"]] for row in rows])) for rows in groups.values()
+    ]
 
 
-def _answers(out: Path, rows: Sequence[Row]) -> dict[str, Tensor]:
-    paths = [Run.of_name(row["run"], out).answers for row in rows]
-    if not all(path.exists() for path in paths):
+def _stacked(answers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if not all(answers):
         return {}
-    kept = [torch.load(path, weights_only=True) for path in paths]
-    return {name: torch.stack([one[name] for one in kept]) for name in ACCURACIES}
+    return {name: torch.stack([one[name] for one in answers]) for name in ACCURACIES}
 
 
 def summary_table(groups: Sequence[Group]) -> str:
@@ -233,15 +244,10 @@ def _methods(groups: Sequence[Group]) -> str:
     return "\n".join(lines.values())
 
 
-def _pictures(out: Path, groups: Sequence[Group]) -> None:
+def _pictures(
+    out: Path, groups: Sequence[Group], pairs: Mapping[str, tuple[Tensor, Tensor]]
+) -> None:
     plane = pictures.plane([{**row, "method": g.label} for g in groups for row in g.rows])
     for suffix in ("png", "svg"):
         write_atomically(out / f"plane.{suffix}", plane.savefig)
-    pairs = {
-        group.label: torch.load(Run.of_name(group.rows[0]["run"], out).pairs, weights_only=True)
-        for group in groups
-    }
-    histograms = pictures.pair_histograms(
-        {m: (p["a"].float(), p["b"].float()) for m, p in pairs.items()}
-    )
-    write_atomically(out / "histograms.png", histograms.savefig)
+    write_atomically(out / "histograms.png", pictures.pair_histograms(pairs).savefig)

@@ -50,6 +50,9 @@ class Progress:
     def __call__(self, settings: RunSettings, event: dict[str, Any]) -> None:
         """Show one event of one run."""
         title = self.titles[settings.name]
+        if "note" in event:
+            self._say(f"{title}: {event['note']}")
+            return
         if "epoch" in event:
             left = event["seconds"] / event["epoch"] * (event["epochs"] - event["epoch"])
             self.live[settings.name] = (

@@ -49,12 +49,12 @@ def run_all(
         The runs that failed; empty when all have their result.
 
     Raises:
-        CommandError: The data cannot be read or the disk is full: every other run would fail in
-            the same way. Finished runs are kept.
+        CommandError: A result is damaged, the data cannot be read or the disk is full: every other
+            run would fail in the same way. Finished runs are kept.
     """
     machine = machine or Machine()
     remove_leftovers(out)
-    waiting = [s for s in unique(settings_list) if not Run.of(s, out).finished]
+    waiting = [s for s in unique(settings_list) if not _done(Run.of(s, out))]
     failures = []
     for settings, event in pool.events(waiting, out, machine):
         if "failed" in event:
@@ -62,6 +62,12 @@ def run_all(
         if report is not None:
             report(settings, event)
     return failures
+
+
+def _done(run: Run) -> bool:
+    if run.finished:
+        run.read_result()  # a damaged one is refused before others are trained
+    return run.finished
 
 
 def unique(settings_list: Sequence[RunSettings]) -> list[RunSettings]:
