@@ -11,7 +11,7 @@ from typing import Any
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
 from hsplugin.flags import read_yaml
-from hsplugin.lab.methods import METHODS
+from hsplugin.lab.methods import METHODS, options_of
 from hsplugin.lab.settings import RunSettings
 
 Grid = Mapping[str, Sequence[Any]]
@@ -115,6 +115,7 @@ def _settings(point: Mapping[str, Any], base: Mapping[str, Any]) -> RunSettings:
             raise CommandError(f"{ALIGN_SHARE}: {share!r} must be a number from 0 to 1")
         options |= {"align_weight": 2.0 * share, "uniform_weight": 2.0 - 2.0 * share}
     given = {name: value for name, value in point.items() if name in shared}
+    options_of(method, options, {**{f.name: f.default for f in fields(RunSettings)}, **base})
     # Defaults are left out, so that one encoder has one name however it was asked for.
     options = {name: value for name, value in options.items() if value != defaults[name]}
     try:

@@ -33,7 +33,7 @@ class Planted:
         return os.mkdir, (str(self.path),)
 
 
-class Stop(Exception):
+class StopRun(Exception):  # noqa: N818
     """Ends a run after its first checkpoint."""
 
 
@@ -46,9 +46,9 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
     def stop(event: dict[str, Any]) -> None:
         if event["epoch"] == 2:
-            raise Stop
+            raise StopRun
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopRun):
         train.train(SETTINGS, MACHINE, run, stop)
     return run.folder, whole.read_result()
 
