@@ -22,6 +22,7 @@ def setting(
     about: str,
     *,
     least: float | None = None,
+    most: int = 2**31,
     choices: Sequence[str] | None = None,
     unset: str = "",
 ) -> Any:
@@ -32,10 +33,11 @@ def setting(
         group: Heading of its group of flags.
         about: Help text of the flag.
         least: Smallest value; without one, an integer may be any and a float must be positive.
+        most: Largest value of an integer.
         choices: The only values of a text; the flag takes ``unset`` beside them.
         unset: What the command uses without the flag, where that is not the field's default.
     """
-    bounds = {"least": least, "choices": choices}
+    bounds = {"least": least, "most": most, "choices": choices}
     return field(
         default=default, metadata={"group": group, "help": about, "unset": unset, **bounds}
     )
@@ -70,9 +72,9 @@ def check(table: Any, values: Mapping[str, Any], label: Callable[[str], str] = s
         if entry.name not in values or (values[entry.name] is None and entry.default is None):
             continue
         name, value, kind = label(entry.name), values[entry.name], _kind(entry)
-        least, choices = entry.metadata["least"], entry.metadata["choices"]
+        least, most, choices = (entry.metadata[key] for key in ("least", "most", "choices"))
         if kind is int:
-            check_integer(name, value, least=-(2**31) if least is None else least, most=2**31)
+            check_integer(name, value, least=-(2**31) if least is None else least, most=most)
         elif kind is float:
             number = check_positive(name, value) if least is None else check_number(name, value)
             if least is not None and number < least:

@@ -30,7 +30,7 @@ class Batches(Sampler[Tensor]):
     """
 
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, min(batch_size, images), seed
+        self.images, self.batch_size, self.seed = images, batch_size, seed
         self.epoch, self.rank, self.world = 0, 0, 1
 
     def set_epoch(self, epoch: int) -> None:

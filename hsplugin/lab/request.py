@@ -50,7 +50,15 @@ def machine(args: argparse.Namespace) -> Machine:
         on_cpu = _device(args.accelerator) == "cpu"
         given["jobs"] = min(4, os.cpu_count() or 1) if on_cpu else 1
     _checked(Machine, given)
-    given["threads"] = given["threads"] or max(1, (os.cpu_count() or 1) // given["jobs"])
+    cores = os.cpu_count() or 1
+    if (given["threads"] or 1) > cores:
+        print(
+            f"hsplugin: --threads {given['threads']} is more than the {cores} cores here; "
+            f"using {cores}",
+            file=sys.stderr,
+        )
+        given["threads"] = cores
+    given["threads"] = given["threads"] or max(1, cores // given["jobs"])
     return Machine(**given, command=("hsplugin", *sys.argv[1:]))
 
 

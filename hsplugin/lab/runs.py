@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.errors import CommandError
-from hsplugin.lab import pool
+from hsplugin.lab import demands, pool
 from hsplugin.lab.files import remove_leftovers
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -49,12 +49,14 @@ def run_all(
         The runs that failed; empty when all have their result.
 
     Raises:
-        CommandError: A result is damaged, the data cannot be read or the disk is full: every other
-            run would fail in the same way. Finished runs are kept.
+        CommandError: A result is damaged, the data cannot be read or does not suffice for a run, or
+            the disk is full: every other run would fail in the same way. Finished runs are kept.
     """
     machine = machine or Machine()
     remove_leftovers(out)
     waiting = [s for s in unique(settings_list) if not _done(Run.of(s, out))]
+    if waiting:
+        demands.check_all(waiting, machine)
     failures = []
     for settings, event in pool.events(waiting, out, machine):
         if "failed" in event:

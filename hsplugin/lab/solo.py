@@ -26,7 +26,7 @@ from torch.nn import functional as F
 import hsplugin
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
-from hsplugin.lab import evaluate
+from hsplugin.lab import demands, evaluate
 from hsplugin.lab.data import Images, Split, load
 from hsplugin.lab.encoder import Augment
 from hsplugin.lab.files import read_json, read_torch, write_json, write_torch
@@ -88,6 +88,7 @@ def train(settings: RunSettings, machine: Machine, run: Run, notify: Notify) -> 
     run = Run(run.folder.resolve())  # main_pretrain.py is started in the folder itself
     write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
+    demands.check(settings, images, machine.devices)
     exported = export(images.train, run.images)
     began = time.monotonic()
     command = [sys.executable, str(checkout / "main_pretrain.py")]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import hsplugin
-from hsplugin.lab import evaluate
+from hsplugin.lab import demands, evaluate
 from hsplugin.lab.data import Images, load
 from hsplugin.lab.files import read_torch, write_csv, write_json, write_torch
 from hsplugin.lab.learner import Batches, Learner, Rows
@@ -58,7 +58,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
 
     def images_per_second(self) -> float | None:
         """Images trained on in a second, all devices together; None before any training."""
-        batches = Batches(len(self.images.pool()), self.settings.batch_size, self.settings.seed)
+        batches = Batches(self.images.pool_size, self.settings.batch_size, self.settings.seed)
         seen = self.settings.epochs * len(batches) * batches.batch_size
         return round(seen / self.seconds, 1) if self.seconds else None
 
@@ -184,6 +184,7 @@ def train(settings: RunSettings, machine: Machine, run: Run, notify: Notify) -> 
         return
     write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
+    demands.check(settings, images, machine.devices)
     torch.manual_seed(settings.seed)
     learner = Learner(settings, images, gather=machine.devices > 1)
     tracker = Tracker(settings, images, run, notify)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -66,6 +67,22 @@ def read_grid(path: Path) -> list[Grid]:
         }
         for grid in grids
     ]
+
+
+def fitting(grids: Sequence[Grid], images: int) -> list[Grid]:
+    """The grids without batches of more than so many images; says which are left out."""
+    sizes = sorted({size for grid in grids for size in grid.get("batch_size", ())})
+    if too_large := [size for size in sizes if size > images]:
+        print(
+            f"hsplugin sweep: batches of {', '.join(map(str, too_large))} are left out, as there "
+            f"are {images} training images",
+            file=sys.stderr,
+        )
+    kept = [
+        {n: [v for v in values if n != "batch_size" or v <= images] for n, values in grid.items()}
+        for grid in grids
+    ]
+    return [grid for grid in kept if all(grid.values())]
 
 
 def encoders(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hsplugin import cli
-from hsplugin.lab import runs
+from hsplugin.lab.locks import locked
 from tests.compare.running import FLAGS, error_line, finish, start, table
 
 
@@ -191,6 +191,6 @@ def test_an_unwritable_folder_is_answered_in_one_line(capsys, tmp_path):
 
 
 def test_two_comparisons_do_not_share_a_folder(capsys, tmp_path):
-    with runs.locked(tmp_path):
+    with locked(tmp_path):
         assert "wait for it" in error_line(capsys, "--out", str(tmp_path))
     assert not (tmp_path / "runs").exists()
