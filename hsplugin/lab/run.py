@@ -127,18 +127,21 @@ class Run:
         Raises:
             CommandError: The file, or that of the settings, is damaged.
         """
-        given = self.read_settings()["options"]
+        settings = self.read_settings()
 
         def read(path: Path) -> dict[str, Any]:
-            result = {**dict.fromkeys(LATER_MEASURES), **_settings(read_json(path))}
+            result = {**dict.fromkeys(LATER_MEASURES), **settings, **read_json(path)}
+            given = settings["options"]
             if "defaults" not in result:
                 # Earlier versions wrote given options, defaults and shared settings together.
-                used, lightly = result["options"], result.get("framework") == "lightly"
+                used, lightly = result["options"], result["framework"] == "lightly"
                 known = recipe(result["method"]).defaults if lightly else {}
                 result["options"] = given
                 result["defaults"] = {
                     k: v for k, v in used.items() if k in known and k not in given
                 }
+            if other := [name for name, value in settings.items() if result[name] != value]:
+                raise ValueError(f"its {other[0]} is not that of {self.settings.name}")
             _check_result(result)
             return result
 
@@ -195,7 +198,7 @@ def _check_result(result: Mapping[str, Any]) -> None:
     for name in LATER_MEASURES:
         if result[name] is not None:
             check_number(name, result[name])
-    if result.get("framework", "lightly") == "lightly":
+    if result["framework"] == "lightly":
         for name, value in {**result["defaults"], **result["options"]}.items():
             check_number(name, value)
     for row in result["history"]:
