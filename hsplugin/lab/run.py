@@ -185,8 +185,8 @@ class Run:
 
 def _settings(content: dict[str, Any]) -> dict[str, Any]:
     known = {f.name for f in fields(RunSettings)}
-    settings = RunSettings(**{k: v for k, v in content.items() if k in known})
-    if not isinstance(settings.method, str) or not isinstance(settings.options, dict):
+    RunSettings(**{k: v for k, v in content.items() if k in known})
+    if not isinstance(content["method"], str) or not isinstance(content["options"], dict):
         raise TypeError("method must be a string and options a mapping")
     str(content).encode()  # a lone surrogate could not be written again
     return content

@@ -60,7 +60,7 @@ def test_whatever_happens_to_a_file_of_a_finished_comparison_no_traceback_follow
     before = {path: path.read_bytes() for path in out.glob("runs/*/*")}
     names = ["result.json", "settings.json", "pairs.pt", "answers.pt", "job.json", "tuning.csv"]
     chance, ended = random.Random(0), {0: 0, 2: 0}
-    for _ in range(600):
+    for _ in range(60):
         name = chance.choice(names)
         path = (
             out / name
@@ -76,7 +76,7 @@ def test_whatever_happens_to_a_file_of_a_finished_comparison_no_traceback_follow
         if status == 2:
             last = error.splitlines()[-1]
             assert last.startswith("hsplugin compare: ") and "Traceback" not in error
-            assert str(path) in last or "other settings" in last
+            assert str(path.parent) in last or "other settings" in last
         path.write_bytes(whole)
-    assert min(ended.values()) > 20, ended
+    assert min(ended.values()) > 10, ended
     assert {path: path.read_bytes() for path in before} == before
