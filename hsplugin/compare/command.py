@@ -11,7 +11,7 @@ from typing import Any
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
-from hsplugin.flags import add_flags, complete, defaults_of, parse_yaml
+from hsplugin.flags import add_flags, check, complete, defaults_of, parse_yaml
 from hsplugin.lab.locks import locked
 from hsplugin.lab.methods import METHODS, UNTRAINED, options_of
 from hsplugin.lab.request import machine, shared_settings
@@ -100,6 +100,11 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
     given = {method: _each(options) for method, options in parse_options(args.set).items()}
     if args.tune and any(len(options) > 1 for options in given.values()):
         raise CommandError("--tune chooses values itself; give --set one value an option")
+    for seed in args.seeds:
+        try:
+            check(RunSettings, {"seed": seed}, lambda _: "--seeds")
+        except ValueError as error:
+            raise CommandError(str(error)) from None
     methods = list(dict.fromkeys(args.methods))
     if args.framework == "solo":
         # Only the checkout knows its methods, and it trains no untrained encoder.

@@ -162,6 +162,7 @@ def test_other_settings_are_not_mixed_into_a_folder(compared: Path, capsys):
         (["--set", "simclr.lr=nan"], "simclr.lr must be finite"),
         (["--set", "simclr.lr=1", "simclr.lr=2"], "--set gives simclr.lr twice"),
         (["--weight-decay", "inf"], "--weight-decay must be finite"),
+        (["--seeds", "99999999999"], "--seeds must be at most"),
         (["--jobs", "100000"], "--jobs must be at most 1024"),
         (["--epochs", "0"], "at least 1"),
         (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
