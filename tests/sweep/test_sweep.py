@@ -171,7 +171,7 @@ def test_the_published_command_still_asks_for_the_published_encoders(tmp_path: P
     # It trained in float32, and a folder keeps the precision of its runs on any machine.
     run = Run(tmp_path / "runs" / names[0])
     run.folder.mkdir(parents=True)
-    write_json(run.settings, {"method": "align_uniform", "precision": "32-true"})
+    write_json(run.settings, {"method": "align_uniform", "options": {}, "precision": "32-true"})
     assert [settings.name for settings in asked(*flags.split(), str(tmp_path))] == names
 
 
