@@ -194,7 +194,9 @@ def started(out: Path, **settings: object) -> None:
 
 def test_settings_that_no_grid_varies_are_not_mixed_into_a_folder(capsys, tmp_path: Path):
     started(tmp_path, labels_per_class=None)
-    said = error_line(capsys, "--out", str(tmp_path), command="sweep")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("{method: simclr}")
+    said = error_line(capsys, "--out", str(tmp_path), "--grid", str(grid), command="sweep")
     assert "labels_per_class None there, 5 asked for" in said and "epochs" not in said
 
 
