@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 from hsplugin.errors import CommandError
 
@@ -28,30 +31,58 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit status (2 for an error that the user can fix)."""
+    """Run one subcommand and return its exit status.
+
+    Args:
+        argv: The arguments; None takes those of the process.
+
+    Returns:
+        2 for an error that the user can fix, 130 after Ctrl-C, 143 after SIGTERM; else what the
+        subcommand returns.
+    """
+    command, signals, before = "hsplugin", list[int](), dict[int, Any]()
+
+    def interrupt(number: int, frame: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        args = _parser().parse_args(argv)
+        command = f"hsplugin {args.command}"
+        # A script that is run minds its own signals; only the main thread may set any.
+        if args.command != "run" and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, interrupt)
+        status: int = importlib.import_module(COMMANDS[args.command][0]).run(args)
+        return status
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Who reads our output, such as head, has gone; Python would try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # An import that is interrupted may raise an error of another kind.
+        if not signals and isinstance(error, CommandError | ImportError):
+            print(f"{command}: {error}", file=sys.stderr)
+            return 2
+        if not signals:
+            raise
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    print(f"{command}: interrupted; rerun to continue", file=sys.stderr)
+    return 128 + (signals or [signal.SIGINT])[0]
+
+
+def _parser() -> argparse.ArgumentParser:
     about = "Alignment and uniformity of representations: train, compare, measure."
     parser = argparse.ArgumentParser(prog="hsplugin", description=about)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_line, description=help_line)
         importlib.import_module(module).add_arguments(subparser)
-    args = parser.parse_args(argv)
-    try:
-        status: int = importlib.import_module(COMMANDS[args.command][0]).run(args)
-    except CommandError as error:
-        print(f"hsplugin {args.command}: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        print(f"hsplugin {args.command}: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # Who reads our output, such as head, has gone; Python would try to flush it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print(f"hsplugin {args.command}: interrupted; rerun to continue", file=sys.stderr)
-        return 130
-    return status
+    return parser
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def setting(
     about: str,
     *,
     least: float | None = None,
+    most: int = 2**31,
     choices: Sequence[str] | None = None,
     unset: str = "",
 ) -> Any:
@@ -32,10 +33,11 @@ def setting(
         group: Heading of its group of flags.
         about: Help text of the flag.
         least: Smallest value; without one, an integer may be any and a float must be positive.
+        most: Largest value of an integer.
         choices: The only values of a text; the flag takes ``unset`` beside them.
         unset: What the command uses without the flag, where that is not the field's default.
     """
-    bounds = {"least": least, "choices": choices}
+    bounds = {"least": least, "most": most, "choices": choices}
     return field(
         default=default, metadata={"group": group, "help": about, "unset": unset, **bounds}
     )
@@ -70,9 +72,9 @@ def check(table: Any, values: Mapping[str, Any], label: Callable[[str], str] = s
         if entry.name not in values or (values[entry.name] is None and entry.default is None):
             continue
         name, value, kind = label(entry.name), values[entry.name], _kind(entry)
-        least, choices = entry.metadata["least"], entry.metadata["choices"]
+        least, most, choices = (entry.metadata[key] for key in ("least", "most", "choices"))
         if kind is int:
-            check_integer(name, value, least=-(2**31) if least is None else least, most=2**31)
+            check_integer(name, value, least=-(2**31) if least is None else least, most=most)
         elif kind is float:
             number = check_positive(name, value) if least is None else check_number(name, value)
             if least is not None and number < least:
@@ -95,12 +97,24 @@ def defaults_of(*tables: Any, without: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
+class _Once(argparse._StoreAction):
+    """An option that is refused when it is given a second time, which would hide the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: Any, values: Any, option: str | None = None
+    ) -> None:
+        if hasattr(args, self.dest):
+            parser.error(f"{option} is given twice")
+        setattr(args, self.dest, values)
+
+
 def add_flags(parser: argparse.ArgumentParser, *tables: Any, defaults: Mapping[str, Any]) -> None:
     """Declare the flags of all settings that a command has a default for, and ``--config``.
 
     A flag that is not given is absent from the result, so that a config file may give it.
     """
     parser.argument_default = argparse.SUPPRESS
+    parser.register("action", None, _Once)
     parser.add_argument("--config", help="YAML file with any of these flags; flags win over it")
     groups = {}
     for entry in _settings(*tables):
@@ -152,6 +166,9 @@ def complete(
         add_arguments(parser)
         from_file = vars(parser.parse_args(_as_flags(Path(given["config"]), defaults)))
     merged = {**defaults, **from_file, **given}
+    targets = [text.partition("=")[0] for text in given.get("set", [])]
+    if twice := [target for target in targets if targets.count(target) > 1]:
+        raise CommandError(f"--set gives {twice[0]} twice; for several values write a list")
     for name in ("set", "slurm"):
         if name in merged:
             merged[name] = [*from_file.get(name, []), *given.get(name, [])]
@@ -164,14 +181,34 @@ def read_yaml(path: Path) -> Any:
     Raises:
         CommandError: The file cannot be read or is not YAML.
     """
-    import yaml
-
     try:
-        return yaml.safe_load(path.read_text())
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise CommandError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ValueError: It is not YAML, or a mapping has a key twice.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
+                raise ValueError(f"{twice[0]} is given twice")
+            content: dict[Any, Any] = super().construct_mapping(node, deep)
+            return content
+
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(str(error) or "nested too deeply") from None
 
 
 def _as_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
@@ -184,8 +221,9 @@ def _as_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
         if name not in defaults:
             known = [flag(known)[2:] for known in defaults]
             raise CommandError(f"{path}: {unknown('flag', str(key), known)}")
-        if isinstance(value, dict) and name == "set":
-            if not all(isinstance(options, dict) for options in value.values()):
+        if name == "set" and value is not None and not isinstance(value, list):
+            each = value.values() if isinstance(value, dict) else [value]
+            if not all(isinstance(options, dict) for options in each):
                 raise CommandError(f"{path}: {key} must map methods to their options and values")
             value = [f"{m}.{o}={v}" for m, options in value.items() for o, v in options.items()]
         elif isinstance(value, dict) and name == "slurm":

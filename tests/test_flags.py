@@ -21,7 +21,7 @@ class Kettle:
     name: str = "no flag"
 
 
-DEFAULTS = {**defaults_of(Kettle), "tags": []}
+DEFAULTS = {**defaults_of(Kettle), "tags": [], "set": []}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +70,11 @@ def test_a_file_comes_before_the_defaults_and_flags_before_the_file(tmp_path: Pa
         ("litres: true\n", "invalid float value: 'True'"),
         ("kind: no\n", "invalid choice: 'False'"),
         ("{", "is not YAML"),
+        ("!!int x", "is not YAML"),
+        ("litres: 1\nlitres: 2\n", "litres is given twice"),
+        ("minimum-heat: 1\nminimum_heat: 2\n", "--minimum-heat is given twice"),
+        ("set: 3\n", "set must map methods to their options"),
+        ("set: {simclr: 3}\n", "set must map methods to their options"),
     ],
 )
 def test_a_file_of_something_else_is_refused_in_one_line_by_its_name(tmp_path, content, said):

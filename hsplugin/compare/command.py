@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
-from hsplugin.flags import add_flags, complete, defaults_of
+from hsplugin.flags import add_flags, check, complete, defaults_of, parse_yaml
 from hsplugin.lab.locks import locked
 from hsplugin.lab.methods import METHODS, UNTRAINED, options_of
 from hsplugin.lab.request import add_slurm_flag, machine, shared_settings
@@ -101,11 +102,22 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
     given = {method: _each(options) for method, options in parse_options(args.set).items()}
     if args.tune and any(len(options) > 1 for options in given.values()):
         raise CommandError("--tune chooses values itself; give --set one value an option")
+    for seed in args.seeds:
+        try:
+            check(RunSettings, {"seed": seed}, lambda _: "--seeds")
+        except ValueError as error:
+            raise CommandError(str(error)) from None
     methods = list(dict.fromkeys(args.methods))
     if args.framework == "solo":
         if args.compile:
             raise CommandError("--compile is for Lightly's methods; solo-learn is run as it is")
         # Only the checkout knows its methods, and it trains no untrained encoder.
+        for method, several in given.items():
+            for name, value in ((n, v) for options in several for n, v in options.items()):
+                if not isinstance(value, str | int) and not _is_finite(value):
+                    raise CommandError(
+                        f"--set {method}.{name}={value}: give a finite number, text, true or false"
+                    )
         if args.tune:
             raise CommandError("--tune knows no candidates of solo-learn's methods; use --set")
         if not args.solo_checkout:
@@ -126,6 +138,10 @@ def all_settings(args: argparse.Namespace) -> list[RunSettings]:
     ]
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def _each(options: dict[str, Any]) -> list[dict[str, Any]]:
     """One mapping for each combination of the values that are lists.
 
@@ -138,10 +154,16 @@ def _each(options: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(options, combination, strict=True)) for combination in product(*values)]
 
 
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 and nan as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
     """Turn ``["simclr.temperature=0.2"]`` into ``{"simclr": {"temperature": 0.2}}``."""
-    import yaml
-
     options: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
         target, equals, text = assignment.partition("=")
@@ -149,7 +171,7 @@ def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
         if not (equals and dot and method and name and text):
             raise CommandError(f"--set {assignment!r}: write METHOD.OPTION=VALUE")
         try:
-            options.setdefault(method, {})[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            options.setdefault(method, {})[name] = _number(parse_yaml(text))
+        except ValueError:
             raise CommandError(f"--set {assignment!r}: {text!r} is not a YAML value") from None
     return options

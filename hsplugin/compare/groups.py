@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hsplugin.compare.uncertainty import among_the_best, difference
-from hsplugin.lab.run import Run, hyperparameters
+from hsplugin.errors import CommandError
+from hsplugin.lab.run import ACCURACIES, Run, hyperparameters
 
 Row = dict[str, Any]
 
@@ -30,7 +31,6 @@ SUMMARY = {
     "images_per_second": "images/s",
     "seconds": "seconds",
 }
-ACCURACIES = ("knn", "linear", "best_knn", "best_linear")
 DIGITS = {"alignment": 3, "uniformity": 3, "uniformity_optimum": 3, "images_per_second": 0}
 WITHOUT_SPREAD = ("uniformity_optimum", "images_per_second", "seconds")
 MARK = "≈"
@@ -65,15 +65,23 @@ def grouped(out: Path, results: Sequence[Row]) -> list[Group]:
     for row in results:
         trained_with = json.dumps(hyperparameters(row), sort_keys=True)
         groups.setdefault((row["method"], trained_with), []).append(row)
-    return [Group(rows, _answers(out, rows)) for rows in groups.values()]
+    answers = {row["run"]: Run.of_name(row["run"], out).read_answers() for row in results}
+    sizes = {run: len(of_run["knn"]) for run, of_run in answers.items() if of_run}
+    if len(set(sizes.values())) > 1:
+        few, many = min(sizes, key=lambda run: sizes[run]), max(sizes, key=lambda run: sizes[run])
+        raise CommandError(
+            f"{out}: {few} was tested on {sizes[few]} images and {many} on {sizes[many]}; remove "
+            "the folder of the one that does not belong there and rerun"
+        )
+    return [
+        Group(rows, _stacked([answers[row["run"]] for row in rows])) for rows in groups.values()
+    ]
 
 
-def _answers(out: Path, rows: Sequence[Row]) -> dict[str, Tensor]:
-    paths = [Run.of_name(row["run"], out).answers for row in rows]
-    if not all(path.exists() for path in paths):
+def _stacked(answers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if not all(answers):
         return {}
-    kept = [torch.load(path, weights_only=True) for path in paths]
-    return {name: torch.stack([one[name] for one in kept]) for name in ACCURACIES}
+    return {name: torch.stack([one[name] for one in answers]) for name in ACCURACIES}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hsplugin.compare import tuning
-from hsplugin.compare.groups import ACCURACIES, SUMMARY, Group, Row, options_in_words, summary
+from hsplugin.compare.groups import SUMMARY, Group, Row, options_in_words, summary
 from hsplugin.compare.pictures import bins_of, distances
 from hsplugin.compare.words import budget, explanation, methods_in_words
 from hsplugin.lab.methods import UNTRAINED
+from hsplugin.lab.run import ACCURACIES
 from hsplugin.page import COLOURS, Cell, Page, figure, shown
 from hsplugin.page.controls import Control, Step
 from hsplugin.page.plane import Cloud, Colour, plane

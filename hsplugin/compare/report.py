@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from hsplugin.compare import page, pictures, tuning
@@ -37,17 +36,18 @@ def write(out: Path, command: Sequence[str]) -> str:
     history.sort(key=lambda row: (place[row["run"]], row["epoch"]))
     if not results:
         return ""
+    # All is read before anything is written.
+    groups = grouped(out, results)
+    pairs = {g.label: Run.of_name(g.rows[0]["run"], out).read_pairs()[:2] for g in groups}
+    candidates = tuning.rows_of(out)
     write_csv(out / "results.csv", [_flat(row) for row in results])
     write_csv(out / "history.csv", history)
-    groups = grouped(out, results)
     differences = difference_rows(groups)
     if differences:
         write_csv(out / "differences.csv", differences)
     table = summary_table(groups)
-    candidates = tuning.rows_of(out)
     text = _document(groups, table, command, tuning.table(candidates))
     write_text(out / "summary.md", text)
-    pairs = _pairs(out, groups)
     _pictures(out, groups, pairs)
     missing = [run.name for run in Run.all_in(out) if not run.finished]
     made = page.page(groups, history, pairs, differences, candidates, missing, command)
@@ -82,15 +82,6 @@ def _document(groups: Sequence[Group], table: str, command: Sequence[str], tuned
     blocks += ["![alignment-uniformity plane](plane.png)", "![distances of pairs](histograms.png)"]
     blocks.append("The same with hover, epochs and tables that sort: [report.html](report.html)")
     return "\n\n".join(filter(None, blocks)) + "\n"
-
-
-def _pairs(out: Path, groups: Sequence[Group]) -> Pairs:
-    """For each group the projections of two views of each image, of its first run."""
-    pairs = {}
-    for group in groups:
-        kept = torch.load(Run.of_name(group.rows[0]["run"], out).pairs, weights_only=True)
-        pairs[group.label] = (kept["a"].float(), kept["b"].float())
-    return pairs
 
 
 def _pictures(out: Path, groups: Sequence[Group], pairs: Pairs) -> None:

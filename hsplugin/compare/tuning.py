@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from hsplugin.checks import check_number
 from hsplugin.compare.groups import options_in_words
 from hsplugin.errors import CommandError
 from hsplugin.lab.files import markdown_table, write_csv
@@ -82,20 +83,40 @@ def tune(
 
 
 def rows_of(out: Path) -> list[Row]:
-    """The candidates that ``out/tuning.csv`` lists; none if there is no such file."""
+    """The candidates that ``out/tuning.csv`` lists; none if there is no such file.
+
+    Raises:
+        CommandError: The file is damaged.
+    """
+    path = out / "tuning.csv"
     try:
-        with (out / "tuning.csv").open(newline="") as file:
-            return [
-                {
-                    "method": row["method"],
-                    "options": json.loads(row["options"]),
-                    **{n: float(row[n]) if row[n] else None for n in (*COLUMNS, "mean")},
-                    "chosen": row["chosen"] == "True",
-                }
-                for row in csv.DictReader(file)
-            ]
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [_read_row(row) for row in csv.DictReader(file, strict=True)]
+        if not rows:
+            raise ValueError("no candidates")
+        return rows
     except FileNotFoundError:
         return []
+    except (KeyError, RecursionError, TypeError, ValueError, csv.Error) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise CommandError(f"{path} is damaged ({reason}); remove it and rerun --tune") from None
+
+
+def _read_row(row: Mapping[str, str]) -> Row:
+    options = json.loads(row["options"])
+    if not isinstance(options, dict):
+        raise ValueError(f"options {options!r}")
+    for name, value in options.items():
+        check_number(name, value)
+    if row["chosen"] not in ("True", "False"):
+        raise ValueError(f"chosen {row['chosen']!r}")
+    accuracies = {n: float(row[n]) if row[n] else None for n in (*COLUMNS, "mean")}
+    return {
+        "method": row["method"],
+        "options": options,
+        **accuracies,
+        "chosen": row["chosen"] == "True",
+    }
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # The splits define the benchmark, so they never change.
 SPLIT_SEED = 20200520
@@ -55,6 +58,21 @@ class Images:
     colour: bool
     """Whether the images have three channels to jitter."""
     unlabelled: Tensor | None = None
+    names: tuple[str, ...] = ()
+    """Names of the classes, where they have any."""
+
+    @property
+    def pool_size(self) -> int:
+        """How many images an encoder may learn from."""
+        return len(self.train) + (0 if self.unlabelled is None else len(self.unlabelled))
+
+    def name_of(self, label: int) -> str:
+        """What a message calls a class."""
+        return f"class {self.names[label] if self.names else label}"
+
+    def missing(self, labels: Tensor) -> list[str]:
+        """The classes that none of the labels is of."""
+        return [self.name_of(c) for c in sorted(set(range(self.classes)) - set(labels.tolist()))]
 
     def pool(self) -> Tensor:
         """All images that an encoder may learn from."""
@@ -249,6 +267,8 @@ def _folder(folder: Path, size: int) -> Images:
         split: next((folder / n for n in names if (folder / n).is_dir()), None)
         for split, names in places.items()
     }
+    if found["train"] is None and (alone := [path for path in found.values() if path]):
+        raise CommandError(f"{folder} has {alone[0].name} but no train; add it, or rename that one")
     train, classes = _decode(found["train"] or folder, size)
     validation = test = None
     for split in ("validation", "test"):
@@ -263,27 +283,44 @@ def _folder(folder: Path, size: int) -> Images:
         train, validation = _shuffled(train.images, train.labels, tenth)
     if test is None:
         train, test = _shuffled(train.images, train.labels, tenth)
-    return Images(train, validation, test, len(classes), flip=True, colour=True)
+    return Images(train, validation, test, len(classes), True, True, names=tuple(classes))
 
 
 def _decode(folder: Path, size: int) -> tuple[Split, list[str]]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+    from torchvision.datasets import ImageFolder
 
     try:
-        listed = _torchvision("ImageFolder", folder)
-    except CommandError:
-        raise CommandError(f"{folder} holds no images in one folder per class") from None
+        listed = ImageFolder(str(folder))
+    except OSError as error:
+        reason = str(error).split(". ")[0].rstrip(".")
+        raise CommandError(f"{folder} must hold images in one folder per class: {reason}") from None
     if len(listed) < 20:
         raise CommandError(f"{folder} holds {len(listed)} images; at least 20 are needed")
     pixels = np.empty((len(listed), 3, size, size), np.uint8)
     for row, (path, _) in enumerate(listed.samples):
         try:
             with Image.open(path) as image:
-                fitted = ImageOps.fit(image.convert("RGB"), (size, size))
-        except (OSError, UnidentifiedImageError) as error:
-            raise CommandError(f"cannot read {path}: {error}") from None
+                fitted = ImageOps.fit(_eight_bit(image), (size, size))
+        except Exception as error:  # of every kind, by the format and what is damaged
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise CommandError(f"cannot read {path} ({reason}); repair or remove it") from None
         pixels[row] = np.asarray(fitted).transpose(2, 0, 1)
     return Split(torch.from_numpy(pixels), torch.tensor(listed.targets)), listed.classes
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Red, green and blue of an image in 8 bits each; what is transparent keeps its colour."""
+    import PIL.Image
+
+    if image.mode in ("I", "F"):
+        raise ValueError("its 32-bit numbers have no known range; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        # Pillow would cut off all above 255; of 16-bit colours it keeps the upper byte, too.
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 DATA: dict[str, Source] = {

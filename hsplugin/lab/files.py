@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import socket
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote."""
-    content: dict[str, Any] = json.loads(path.read_text())
+    """Read what `write_json` wrote.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} where a mapping belongs")
     return content
 
 
@@ -81,6 +91,28 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_torch(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors with torch.save, atomically."""
     write_atomically(path, lambda partial: torch.save(content, partial))
+
+
+def read_torch(path: Path) -> dict[str, Any]:
+    """Read what torch.save wrote of a mapping, without running any code that it holds.
+
+    Raises:
+        ValueError: The file is no such file, or not what was written, byte for byte.
+    """
+    try:
+        # Torch itself does not compare the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise ValueError(f"wrong checksum of {broken}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of every kind, by what is damaged
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(reason.split(". ")[0]) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} where a mapping belongs")
+    return content
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:

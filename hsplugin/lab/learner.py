@@ -30,7 +30,7 @@ class Batches(Sampler[Tensor]):
     """
 
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, min(batch_size, images), seed
+        self.images, self.batch_size, self.seed = images, batch_size, seed
         self.epoch, self.rank, self.world = 0, 0, 1
 
     def set_epoch(self, epoch: int) -> None:
@@ -68,7 +68,7 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         method = recipe(settings.method)
         self.options = options_of(settings.method, settings.options, settings.shared())
         parts = {**self.options, "gather": gather}
-        self.epochs, self.seed = settings.epochs, settings.seed
+        self.run, self.epochs, self.seed = settings.name, settings.epochs, settings.seed
         self.method = method
         self.augment = Augment(images)
         self.backbone, features = backbone(settings.backbone, images)
@@ -111,7 +111,8 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
             update_momentum(ours, theirs, m=rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what Lightly's losses keep outside their state_dict: queues, running matrices."""
+        """Save the run's name, and what Lightly's losses keep outside their state_dict."""
+        checkpoint["run"] = self.run
         checkpoint["criterion"] = {
             name: {k: v for k, v in _hidden_state(module).items() if v is not None}
             for name, module in self.criterion.named_modules()
@@ -121,7 +122,8 @@ class Learner(pl.LightningModule):  # type: ignore[misc]
         """Restore what the losses kept."""
         for name, module in self.criterion.named_modules():
             for key, value in checkpoint["criterion"].get(name, {}).items():
-                setattr(module, key, value)
+                if key in _hidden_state(module):
+                    setattr(module, key, value)
 
     def on_train_epoch_start(self) -> None:
         """Make the random numbers of an epoch depend only on seed, epoch and rank."""

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hsplugin.checks import unknown
+from hsplugin.checks import check_integer, check_number, unknown
 from hsplugin.errors import CommandError
+from hsplugin.flags import check
+from hsplugin.lab.settings import RunSettings
 
 Options = Mapping[str, Any]
 
@@ -78,12 +80,22 @@ def options_of(method: str, given: Options, shared: Options) -> dict[str, Any]:
     """All options of a method: what is given, over the method's defaults, over the shared ones.
 
     Raises:
-        CommandError: Unknown method or option (near matches are suggested).
+        CommandError: Unknown method or option (near matches are suggested), or a value of another
+            kind than the default's, or NaN, or infinite.
     """
     known = {**{name: shared[name] for name in SHARED_OPTIONS}, **recipe(method).defaults}
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             raise CommandError(unknown(f"option of {method}", name, known))
+        try:
+            if name in SHARED_OPTIONS:
+                check(RunSettings, {name: value}, lambda name: f"{method}.{name}")
+            elif isinstance(known[name], int):
+                check_integer(f"{method}.{name}", value, least=-(2**31), most=2**31)
+            else:
+                check_number(f"{method}.{name}", value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CommandError(str(error)) from None
     return {**known, **given}
 
 

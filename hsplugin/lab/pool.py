@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +75,16 @@ def events(
                     process.join()
                     del running[connection]
                     free.append(place)
+    except KeyboardInterrupt:
+        # It may be importing for seconds yet, and would only then see that it is not needed.
+        server = getattr(forkserver, "_forkserver", None)
+        if pid := getattr(server, "_forkserver_pid", None):
+            os.kill(pid, signal.SIGKILL)
+        raise
     finally:
         for _, process, _ in running.values():
-            process.kill()
+            _kill(process)
+        for _, process, _ in running.values():
             process.join()
 
 
@@ -132,9 +142,28 @@ def _start(
     context.set_forkserver_preload(PRELOAD)
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(settings, machine, run, place, theirs))
-    process.start()
+    # Both the server and the processes are spared the Ctrl-C that is meant for their parent.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        process.start()
+    except (ConnectionError, EOFError, FileNotFoundError):
+        raise CommandError(
+            "the server that starts the runs was killed; rerun to continue"
+        ) from None
     theirs.close()
     return ours, process
+
+
+def _kill(process: ForkServerProcess) -> None:
+    """Kill a run with all that it started, such as other ranks or main_pretrain.py."""
+    with suppress(ProcessLookupError):  # before it has a group of its own
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.kill()
 
 
 def _receive(connection: Connection, process: ForkServerProcess) -> dict[str, Any]:
@@ -143,6 +172,7 @@ def _receive(connection: Connection, process: ForkServerProcess) -> dict[str, An
         return event
     except EOFError:
         process.join()
+        _kill(process)
         return {"failed": f"its process ended with exit code {process.exitcode}"}
 
 
@@ -152,8 +182,10 @@ def _child(
     def die_with_parent() -> None:
         # The parent never writes: the pipe becomes readable only when the parent is gone.
         wait([connection])
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=die_with_parent, daemon=True).start()
     if place is not None:
         os.environ[VISIBLE] = place

@@ -62,6 +62,13 @@ def machine(args: argparse.Namespace) -> Machine:
         # Small networks gain far more from running beside each other than from sharing threads;
         # up to 4, for the memory.
         given["jobs"] = min(4, cores()) if _device(given["accelerator"]) == "cpu" else 1
+    if (given["threads"] or 1) > cores():
+        print(
+            f"hsplugin: --threads {given['threads']} is more than the {cores()} cores here; "
+            f"using {cores()}",
+            file=sys.stderr,
+        )
+        given["threads"] = cores()
     given["threads"] = given["threads"] or max(1, cores() // given["jobs"])
     return Machine(**given, command=("hsplugin", *sys.argv[1:]))
 

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
+from hsplugin.checks import check_number
 from hsplugin.errors import CommandError
-from hsplugin.lab.files import read_json
+from hsplugin.lab.files import read_json, read_torch
 from hsplugin.lab.methods import recipe
-from hsplugin.lab.settings import RunSettings
+from hsplugin.lab.settings import Machine, RunSettings
+from hsplugin.provenance import describe
 
+T = TypeVar("T")
+
+# The accuracies on the test split, each with the answers that it counts.
+NEWS = ("epoch", "epochs", "loss", "knn", "seconds")
+ACCURACIES = ("knn", "linear", "best_knn", "best_linear")
+# Measures that every result has.
+MEASURES = (
+    *("alignment", "uniformity", "uniformity_optimum", "validation_knn", "validation_linear"),
+    *(*ACCURACIES, "parameters", "seconds"),
+)
 # Measures that results of earlier versions lack.
 LATER_MEASURES = (
     *("knn_se", "linear_se", "best_knn_se", "best_linear_se"),
@@ -86,7 +102,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run has its result."""
-        return self.result.exists()
+        return self.result.exists() and self.settings.exists()
 
     def read_settings(self) -> dict[str, Any]:
         """The settings as a mapping, those that an earlier version did not know at default.
@@ -95,12 +111,23 @@ class Run:
             CommandError: The file is damaged.
         """
         defaults = {f.name: f.default for f in fields(RunSettings) if f.default is not MISSING}
-        try:
-            return {**defaults, **read_json(self.settings)}
-        except ValueError as error:
-            raise CommandError(f"{self.settings} is damaged ({error}); remove its folder") from None
+        return self._read(self.settings, lambda path: {**defaults, **_settings(read_json(path))})
 
-    def read_job(self) -> str | None:
+    def read_job(self) -> tuple[RunSettings, Machine]:
+        """What the run does and where.
+
+        Raises:
+            CommandError: The file is damaged.
+        """
+
+        def read(path: Path) -> tuple[RunSettings, Machine]:
+            job = read_json(path)
+            machine = {**job["machine"], "command": tuple(job["machine"].get("command", ()))}
+            return RunSettings(**job["settings"]), Machine(**machine)
+
+        return self._read(self.job, read)
+
+    def read_cluster_job(self) -> str | None:
         """The job of a cluster that does the run, or did; None if there was none."""
         try:
             return str(read_json(self.submitted)["job"])
@@ -111,24 +138,119 @@ class Run:
         """The latest event of a run on another machine; empty before the first."""
         try:
             news = read_json(self.news)
-        except (OSError, ValueError):
+            ended = {name: str(news[name]) for name in ("failed", "fatal", "note") if name in news}
+            return ended or {name: float(news[name]) for name in NEWS}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
-        return news if isinstance(news, dict) else {}
 
     def read_result(self) -> dict[str, Any]:
         """Settings, measures, ``history`` and ``provenance`` of a finished run.
 
         ``options`` are those that were given, as in the settings; ``defaults`` are the method's
         own defaults for the others. Measures that an earlier version did not take are None.
+
+        Raises:
+            CommandError: The file, or that of the settings, is damaged.
         """
-        result = {**dict.fromkeys(LATER_MEASURES), **read_json(self.result)}
-        if "defaults" not in result:
-            # Earlier versions wrote given options, defaults and shared settings as one mapping.
-            used, given = result["options"], self.read_settings()["options"]
-            known = recipe(result["method"]).defaults if result["framework"] == "lightly" else {}
-            result["options"] = given
-            result["defaults"] = {k: v for k, v in used.items() if k in known and k not in given}
-        return result
+        settings = self.read_settings()
+
+        def read(path: Path) -> dict[str, Any]:
+            result = {**dict.fromkeys(LATER_MEASURES), **settings, **read_json(path)}
+            given = settings["options"]
+            if "defaults" not in result:
+                # Earlier versions wrote given options, defaults and shared settings together.
+                used, lightly = result["options"], result["framework"] == "lightly"
+                known = recipe(result["method"]).defaults if lightly else {}
+                result["options"] = given
+                result["defaults"] = {
+                    k: v for k, v in used.items() if k in known and k not in given
+                }
+            if other := [name for name, value in settings.items() if result[name] != value]:
+                raise ValueError(f"its {other[0]} is not that of {self.settings.name}")
+            _check_result(result)
+            return result
+
+        return self._read(self.result, read)
+
+    def read_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit projections of two views ``(n, d)``, and labels ``(n,)``, of validation images.
+
+        Raises:
+            CommandError: The file is damaged or missing.
+        """
+        return self._read(self.pairs, _pairs)
+
+    def read_answers(self) -> dict[str, Tensor]:
+        """For each accuracy, the share of right answers to each test image, ``(n,)``.
+
+        Earlier versions kept none: then it is empty.
+
+        Raises:
+            CommandError: The file is damaged.
+        """
+        return self._read(self.answers, _answers) if self.answers.exists() else {}
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a file or folder of the run that is damaged, and give its new path."""
+        aside = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        return path.replace(aside)
+
+    def _read(self, path: Path, read: Callable[[Path], T]) -> T:
+        try:
+            return read(path)
+        except FileNotFoundError:
+            reason = "is missing"
+        except KeyError as error:
+            reason = f"is damaged (it lacks {error})"
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            reason = f"is damaged ({' '.join(str(error).split())})"
+        raise CommandError(f"{path} {reason}; remove the folder {self.folder} and rerun")
+
+
+def _settings(content: dict[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(RunSettings)}
+    RunSettings(**{k: v for k, v in content.items() if k in known})
+    if not isinstance(content["method"], str) or not isinstance(content["options"], dict):
+        raise TypeError("method must be a string and options a mapping")
+    str(content).encode()  # a lone surrogate could not be written again
+    return content
+
+
+def _check_result(result: Mapping[str, Any]) -> None:
+    for name in MEASURES:
+        check_number(name, result[name])
+    for name in LATER_MEASURES:
+        if result[name] is not None:
+            check_number(name, result[name])
+    if result["framework"] == "lightly":
+        for name, value in {**result["defaults"], **result["options"]}.items():
+            check_number(name, value)
+    for row in result["history"]:
+        check_number("epoch", row["epoch"])
+    describe(result["provenance"], ())
+
+
+def _pairs(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    pairs = read_torch(path)
+    a, b, labels = pairs["a"], pairs["b"], pairs["labels"]
+    if not (a.ndim == 2 and a.shape == b.shape and a.shape[:1] == labels.shape and a.numel()):
+        raise ValueError(f"shapes {a.shape}, {b.shape} and {labels.shape}")
+    if labels.dtype != torch.int64 or labels.min() < 0:
+        raise ValueError("labels must be integers from 0 on")
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("NaN or infinite features")
+    return a.float(), b.float(), labels
+
+
+def _answers(path: Path) -> dict[str, Tensor]:
+    answers = read_torch(path)
+    shape = answers[ACCURACIES[0]].shape
+    for name in ACCURACIES:
+        shares = answers[name]
+        if len(shape) != 1 or shares.shape != shape or not ((shares >= 0) & (shares <= 1)).all():
+            raise ValueError(f"{name} must be shares from 0 to 1, one for each test image")
+    return answers
 
 
 def hyperparameters(result: dict[str, Any]) -> dict[str, Any]:

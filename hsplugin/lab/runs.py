@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hsplugin.errors import CommandError
-from hsplugin.lab import pool, slurm
+from hsplugin.lab import demands, pool, slurm
 from hsplugin.lab.files import remove_leftovers
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -49,12 +49,14 @@ def run_all(
         The runs that failed; empty when all have their result.
 
     Raises:
-        CommandError: The data cannot be read or the disk is full: every other run would fail in
-            the same way. Finished runs are kept.
+        CommandError: A result is damaged, the data cannot be read or does not suffice for a run, or
+            the disk is full: every other run would fail in the same way. Finished runs are kept.
     """
     machine = machine or Machine()
     remove_leftovers(out)
-    waiting = [s for s in unique(settings_list) if not Run.of(s, out).finished]
+    waiting = [s for s in unique(settings_list) if not _done(Run.of(s, out))]
+    if waiting:
+        demands.check_all(waiting, machine)
     failures = []
     events = slurm.events if machine.cluster == "slurm" else pool.events
     for settings, event in events(waiting, out, machine):
@@ -63,6 +65,12 @@ def run_all(
         if report is not None:
             report(settings, event)
     return failures
+
+
+def _done(run: Run) -> bool:
+    if run.finished:
+        run.read_result()  # a damaged one is refused before others are trained
+    return run.finished
 
 
 def unique(settings_list: Sequence[RunSettings]) -> list[RunSettings]:

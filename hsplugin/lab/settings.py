@@ -42,7 +42,7 @@ class RunSettings:
         None, WHAT, "number of training images, a fixed subset", least=2, unset="all"
     )
     image_size: int | None = setting(
-        None, WHAT, "side of a folder's images in pixels", least=2, unset="64"
+        None, WHAT, "side of a folder's images in pixels", least=2, most=1024, unset="64"
     )
     epochs: int = setting(60, BUDGET, "passes over the training images", least=1, unset=BY_DATA)
     batch_size: int = setting(
@@ -124,6 +124,7 @@ class Machine:
         WHERE,
         "runs at a time; on GPUs, at a time on each; SLURM has --array-parallelism",
         least=1,
+        most=1024,
         unset="1 on GPUs, else one per core, up to 4",
     )
     threads: int | None = setting(

@@ -138,7 +138,7 @@ def _watch(
 
 def _attach(waiting: Sequence[RunSettings], out: Path) -> dict[str, str]:
     """The jobs of an earlier command that are still queued or running, by the run's name."""
-    known = {settings.name: Run.of(settings, out).read_job() for settings in waiting}
+    known = {settings.name: Run.of(settings, out).read_cluster_job() for settings in waiting}
     if not any(known.values()):
         return {}
     alive = _alive()

@@ -8,13 +8,13 @@ AdamW. The frozen encoder is then scored like every other.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ from torch.nn import functional as F
 import hsplugin
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
-from hsplugin.lab import evaluate
+from hsplugin.lab import demands, evaluate
 from hsplugin.lab.data import Images, Split, load
 from hsplugin.lab.encoder import Augment
-from hsplugin.lab.files import write_json, write_torch
+from hsplugin.lab.files import read_json, read_torch, write_json, write_torch
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
 from hsplugin.provenance import cpu_seconds, machine_facts, peak_memory
 
+Notify = Callable[[dict[str, Any]], None]
 SIZE = 32
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -70,13 +71,14 @@ def check(checkout: str | None) -> Path:
     return Path(checkout).resolve()
 
 
-def train(settings: RunSettings, machine: Machine, run: Run) -> None:
+def train(settings: RunSettings, machine: Machine, run: Run, notify: Notify) -> None:
     """Train one method of solo-learn in a process of its own, then score the frozen encoder.
 
     Args:
         settings: What to run; ``options`` become ``method_kwargs``.
         machine: Where to run it, with the checkout.
         run: The run's own folder.
+        notify: Told of what was trained before and cannot be read.
 
     Raises:
         CommandError: No checkout, or no such method in it.
@@ -86,11 +88,13 @@ def train(settings: RunSettings, machine: Machine, run: Run) -> None:
     run = Run(run.folder.resolve())  # main_pretrain.py is started in the folder itself
     write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
+    demands.check(settings, images, machine.devices)
     exported = export(images.train, run.images)
     began = time.monotonic()
     command = [sys.executable, str(checkout / "main_pretrain.py")]
     command += _overrides(settings, machine, checkout, exported, run.trained)
-    if not _checkpoint(run.trained):
+    model = _trained(checkout, run, notify)
+    if model is None:
         done = subprocess.run(
             command,
             cwd=run.folder,
@@ -105,11 +109,11 @@ def train(settings: RunSettings, machine: Machine, run: Run) -> None:
             text=True,
         )
         run.solo_log.write_text(done.stdout)
-        if done.returncode != 0 or not _checkpoint(run.trained):
+        model = _trained(checkout, run, notify) if done.returncode == 0 else None
+        if model is None:
             said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
             raise RuntimeError(f"main_pretrain.py ended with {done.returncode}, saying: {said}")
     seconds = time.monotonic() - began
-    model = _load(checkout, run.trained)
     _score(settings, machine, run, model, images, seconds, command)
 
 
@@ -181,9 +185,21 @@ def _checkpoint(trained: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _load(checkout: Path, trained: Path) -> nn.Module:
-    path = _checkpoint(trained)
-    assert path is not None
+def _trained(checkout: Path, run: Run, notify: Notify) -> nn.Module | None:
+    """What was trained, if it was; what is no whole checkpoint is set aside."""
+    path = _checkpoint(run.trained)
+    if path is None:
+        return None
+    try:
+        return _load(checkout, path)
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        aside = run.set_aside(run.trained)
+        notify({"note": f"cannot use what was trained ({reason}), so it starts anew; see {aside}"})
+        return None
+
+
+def _load(checkout: Path, path: Path) -> nn.Module:
     sys.path.insert(0, str(checkout))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -192,9 +208,9 @@ def _load(checkout: Path, trained: Path) -> nn.Module:
         from solo.methods import METHODS
 
         register()
-    config = OmegaConf.create(json.loads((path.parent / "args.json").read_text()))
+    config = OmegaConf.create(read_json(path.parent / "args.json"))
     model: nn.Module = METHODS[config.method](config)
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    model.load_state_dict(read_torch(path)["state_dict"])
     return model.eval()
 
 

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader
 
 import hsplugin
 from hsplugin.errors import CommandError
-from hsplugin.lab import evaluate
+from hsplugin.lab import demands, evaluate
 from hsplugin.lab.data import Images, load
-from hsplugin.lab.files import read_json, write_csv, write_json, write_torch
+from hsplugin.lab.files import read_torch, write_csv, write_json, write_torch
 from hsplugin.lab.learner import Batches, Learner, Rows
 from hsplugin.lab.log import Log
 from hsplugin.lab.methods import UNTRAINED, recipe
@@ -67,7 +67,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
 
     def images_per_second(self) -> float | None:
         """Images trained on in a second, all devices together; None before any training."""
-        batches = Batches(len(self.images.pool()), self.settings.batch_size, self.settings.seed)
+        batches = Batches(self.images.pool_size, self.settings.batch_size, self.settings.seed)
         seen = self.settings.epochs * len(batches) * batches.batch_size
         return round(seen / self.seconds, 1) if self.seconds else None
 
@@ -207,7 +207,7 @@ def train(settings: RunSettings, machine: Machine, run: Run, notify: Notify) -> 
     if settings.framework == "solo":
         from hsplugin.lab import solo
 
-        solo.train(settings, machine, run)
+        solo.train(settings, machine, run, notify)
         return
     with Log(settings, machine, run, notify) as log:
         _train(settings, machine, run, notify, log)
@@ -229,6 +229,7 @@ def _require_compiler() -> None:
 def _train(settings: RunSettings, machine: Machine, run: Run, notify: Notify, log: Log) -> None:
     write_json(run.settings, settings.as_dict())
     images = load(settings.data, machine.data_dir, settings.train_size, settings.image_size)
+    demands.check(settings, images, machine.ranks)
     torch.manual_seed(settings.seed)
     learner = Learner(settings, images, gather=machine.ranks > 1)
     tracker = Tracker(settings, images, run, notify, log)
@@ -244,12 +245,30 @@ def _train(settings: RunSettings, machine: Machine, run: Run, notify: Notify, lo
             learner,
             # Its own generator, so that the loader does not draw from the one of the views.
             DataLoader(Rows(pool), sampler=batches, batch_size=None, generator=torch.Generator()),
-            ckpt_path=str(run.checkpoint) if run.checkpoint.exists() else None,
-            weights_only=False,
+            ckpt_path=str(run.checkpoint) if _can_resume(run, learner, notify) else None,
+            weights_only=True,
         )
         if not trainer.is_global_zero:
             return
     _finish(settings, machine, run, learner, tracker, images)
+
+
+def _can_resume(run: Run, learner: Learner, notify: Notify) -> bool:
+    """Whether there is a checkpoint of this very run; another file is set aside."""
+    if not run.checkpoint.exists():
+        return False
+    try:
+        checkpoint = read_torch(run.checkpoint)
+        if checkpoint.get("run") != learner.run:
+            raise ValueError("it is of other settings or another version")
+        ours, theirs = learner.state_dict(), checkpoint["state_dict"]
+        if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
+            raise ValueError("it is of other networks")
+    except ValueError as error:
+        aside = run.set_aside(run.checkpoint)
+        notify({"note": f"cannot resume ({error}), so it starts anew; see {aside}"})
+        return False
+    return True
 
 
 def _finish(
@@ -310,8 +329,7 @@ def _finish(
 def main(folder: str) -> None:
     """Continue the run of a folder: what each further process of a DDP run executes."""
     run = Run(Path(folder))
-    job = read_json(run.job)
-    train(RunSettings(**job["settings"]), Machine(**job["machine"]), run, lambda progress: None)
+    train(*run.read_job(), run, lambda progress: None)
 
 
 if __name__ == "__main__":

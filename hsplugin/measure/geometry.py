@@ -33,6 +33,8 @@ ROWS_A_DIMENSION = 10
 # With fewer rows there is no interval.
 FEWEST_ROWS = 4
 SHOWN_SAMPLE = 2000
+# Share of the uniformity, or of 1, that rounding may be.
+LARGEST_ROUNDING = 0.05
 
 Progress = Callable[[int], None]
 
@@ -171,12 +173,19 @@ def summarise(
 
 
 def geometry_of(summary: Summary, options: Options) -> Geometry:
-    """Every metric of what was read."""
+    """Every metric of what was read.
+
+    Raises:
+        CommandError: If rows that are not normalised are too long for their uniformity.
+    """
     grouped, metrics = summary.grouped, summary.metrics
     found = grouped.compute()
     uniformity, rank = metrics["uniformity"], metrics["rankme"]
     assert isinstance(uniformity, Uniformity) and uniformity.last_report is not None
     sample, moments = grouped.whole(uniformity), grouped.whole(rank)
+    if not options.normalize:
+        value = found["uniformity"].value
+        _check_rounding(summary.name, sample["features"], value, options.t)
     return Geometry(
         summary.name,
         grouped.rows,
@@ -194,6 +203,18 @@ def geometry_of(summary: Summary, options: Options) -> Geometry:
         sample["labels"][:SHOWN_SAMPLE].cpu(),
         summary.distances,
     )
+
+
+def _check_rounding(name: str, x: Tensor, uniformity: float, t: float) -> None:
+    """Refuse rows so far apart that rounding of the exponents, t |x|^2, decides the uniformity."""
+    furthest = float((x - x.mean(dim=0)).double().square().sum(dim=1).amax())
+    error = t * furthest * torch.finfo(x.dtype).eps
+    if not error < LARGEST_ROUNDING * max(1.0, abs(uniformity)):
+        raise CommandError(
+            f"{name}: rows are up to {furthest**0.5:.2g} from their mean, so that rounding may "
+            f"move their uniformity by {error:.2g}; scale them, leave out --no-normalize, give a "
+            f"smaller --t{'' if x.dtype == torch.float64 else ', or save them in float64'}"
+        )
 
 
 def _chosen_metrics(

@@ -10,12 +10,13 @@ from typing import Any
 from hsplugin.checks import check_integer
 from hsplugin.errors import CommandError
 from hsplugin.flags import add_flags, complete, defaults_of
+from hsplugin.lab.data import load
 from hsplugin.lab.locks import locked
 from hsplugin.lab.request import add_slurm_flag, machine, shared_settings
 from hsplugin.lab.run import Run, refuse_mixing
 from hsplugin.lab.runs import require_extra, run_all
 from hsplugin.lab.settings import Machine, RunSettings
-from hsplugin.sweep.grid import DEFAULT_GRID, encoders, read_grid
+from hsplugin.sweep.grid import DEFAULT_GRID, encoders, fitting, read_grid
 
 DEFAULTS: dict[str, Any] = {
     **defaults_of(RunSettings, Machine, without=["framework", "solo_checkout"]),
@@ -53,9 +54,13 @@ def run(args: argparse.Namespace) -> int:
             check_integer("--random", args.random, least=1)
         except ValueError as error:
             raise CommandError(str(error)) from None
-    grids = read_grid(Path(args.grid)) if args.grid else DEFAULT_GRID
-    settings_list = encoders(grids, shared_settings(args), args.random, args.seed)
-    place = machine(args)
+    shared, place = shared_settings(args), machine(args)
+    if args.grid:
+        grids = read_grid(Path(args.grid))
+    else:
+        images = load(args.data, place.data_dir, args.train_size, args.image_size)
+        grids = fitting(DEFAULT_GRID, images.pool_size)
+    settings_list = encoders(grids, shared, args.random, args.seed)
     from hsplugin.lab.progress import Progress, exit_status
     from hsplugin.sweep import report
 

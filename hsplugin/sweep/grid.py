@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
 from hsplugin.flags import read_yaml
-from hsplugin.lab.methods import METHODS
+from hsplugin.lab.methods import METHODS, options_of
 from hsplugin.lab.settings import RunSettings
 
 Grid = Mapping[str, Sequence[Any]]
@@ -68,6 +69,22 @@ def read_grid(path: Path) -> list[Grid]:
     ]
 
 
+def fitting(grids: Sequence[Grid], images: int) -> list[Grid]:
+    """The grids without batches of more than so many images; says which are left out."""
+    sizes = sorted({size for grid in grids for size in grid.get("batch_size", ())})
+    if too_large := [size for size in sizes if size > images]:
+        print(
+            f"hsplugin sweep: batches of {', '.join(map(str, too_large))} are left out, as there "
+            f"are {images} training images",
+            file=sys.stderr,
+        )
+    kept = [
+        {n: [v for v in values if n != "batch_size" or v <= images] for n, values in grid.items()}
+        for grid in grids
+    ]
+    return [grid for grid in kept if all(grid.values())]
+
+
 def encoders(
     grids: Sequence[Grid], base: Mapping[str, Any], sample: int | None = None, seed: int = 0
 ) -> list[RunSettings]:
@@ -115,6 +132,7 @@ def _settings(point: Mapping[str, Any], base: Mapping[str, Any]) -> RunSettings:
             raise CommandError(f"{ALIGN_SHARE}: {share!r} must be a number from 0 to 1")
         options |= {"align_weight": 2.0 * share, "uniform_weight": 2.0 - 2.0 * share}
     given = {name: value for name, value in point.items() if name in shared}
+    options_of(method, options, {**{f.name: f.default for f in fields(RunSettings)}, **base})
     # Defaults are left out, so that one encoder has one name however it was asked for.
     options = {name: value for name, value in options.items() if value != defaults[name]}
     try:

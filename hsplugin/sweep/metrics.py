@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from hsplugin.lab.run import Run
 from hsplugin.metrics import METRICS as TABLE
 from hsplugin.metrics.inputs import select_inputs
@@ -30,8 +28,7 @@ def geometry(run: Run) -> dict[str, float]:
 
     Only tolerance and the rank within classes use labels.
     """
-    pairs = torch.load(run.pairs, weights_only=True)
-    a, b, labels = pairs["a"].float(), pairs["b"].float(), pairs["labels"]
+    a, b, labels = run.read_pairs()
     settings = {"normalize": False, "num_classes": int(labels.max()) + 1}
     values = {}
     for name, kind in TABLE.items():

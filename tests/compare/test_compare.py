@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,11 @@ import pytest
 import torch
 
 from hsplugin import cli
+from hsplugin.compare.command import DEFAULTS, add_arguments, all_settings
+from hsplugin.flags import complete
 from hsplugin.lab import runs
+from hsplugin.lab.locks import locked
+from hsplugin.lab.request import machine
 from tests.compare.running import FLAGS, error_line, finish, start, table
 
 
@@ -148,6 +154,17 @@ def test_other_settings_are_not_mixed_into_a_folder(compared: Path, capsys):
         (["--set", "simclr=1"], "METHOD.OPTION=VALUE"),
         (["--set", "simclr.temperature=[]"], "at least one value"),
         (["--set", "simclr.temperature=[1, 2]", "--tune"], "one value an option"),
+        (["--set", "simclr.temperature=!!python/name:os.system"], "is not a YAML value"),
+        (["--set", "simclr.temperature=!!timestamp x"], "is not a YAML value"),
+        (["--set", "simclr.temperature=2020-01-01"], "must be a number, got date"),
+        (["--set", "simclr.temperature={a: 1}"], "must be a number, got dict"),
+        (["--set", "simclr.temperature=.nan"], "must be finite"),
+        (["--set", "simclr.hidden=1.5"], "must be an integer"),
+        (["--set", "simclr.lr=nan"], "simclr.lr must be finite"),
+        (["--set", "simclr.lr=1", "simclr.lr=2"], "--set gives simclr.lr twice"),
+        (["--weight-decay", "inf"], "--weight-decay must be finite"),
+        (["--seeds", "99999999999"], "--seeds must be at most"),
+        (["--jobs", "100000"], "--jobs must be at most 1024"),
         (["--epochs", "0"], "at least 1"),
         (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
         (["--framework", "solo"], "--solo-checkout DIR"),
@@ -160,11 +177,6 @@ def test_a_mistake_is_answered_in_one_line(capsys, tmp_path, flags, said):
 
 
 def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
-    import argparse
-
-    from hsplugin.compare.command import DEFAULTS, add_arguments, all_settings
-    from hsplugin.flags import complete
-
     path = tmp_path / "c.yaml"
     path.write_text(
         "methods: [simclr]\nseeds: [1, 2]\nepochs: 7\nlr: 0.5\n"
@@ -182,6 +194,18 @@ def test_a_config_file_says_what_flags_say_and_flags_win(capsys, tmp_path):
     assert "did you mean epochs?" in error_line(capsys, "--config", str(path))
     path.write_text("epochs: many\n")
     assert "invalid int value: 'many'" in error_line(capsys, "--config", str(path))
+
+
+def test_a_flag_that_is_given_twice_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["compare", "--lr", "1", "--lr", "2"])
+    assert caught.value.code == 2 and "--lr is given twice" in capsys.readouterr().err
+
+
+def test_more_threads_than_cores_are_as_many_as_there_are_cores(capsys):
+    args = argparse.Namespace(**{**DEFAULTS, "threads": 100_000, "accelerator": "cpu"})
+    assert machine(args).threads == os.cpu_count()
+    assert "--threads 100000 is more than the" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_answered_in_one_line(capsys, tmp_path):
@@ -202,6 +226,6 @@ def test_a_package_that_is_missing_is_named_before_anything_is_trained(
 
 
 def test_two_comparisons_do_not_share_a_folder(capsys, tmp_path):
-    with runs.locked(tmp_path):
+    with locked(tmp_path):
         assert "wait for it" in error_line(capsys, "--out", str(tmp_path))
     assert not (tmp_path / "runs").exists()

@@ -84,6 +84,44 @@ def test_killed_again_and_again_at_random_it_still_ends_with_the_same_table(comp
     assert_same(out, compared)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seen", [".lease", "runs/*/settings.json", "runs/moco*/last.ckpt"])
+def test_asked_to_end_it_says_so_in_one_line_and_leaves_no_process(
+    compared, tmp_path, number, seen
+):
+    out = tmp_path / "out"
+    process = start(out, *METHODS)
+    while not list(out.glob(seen)):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(number)
+    # This returns when no process that inherited the two pipes is left.
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert stderr.splitlines()[-1] == "hsplugin compare: interrupted; rerun to continue"
+    assert "Traceback" not in stderr
+    if seen.startswith("runs/moco"):
+        finish(start(out, *METHODS))
+        assert_same(out, compared)
+
+
+@pytest.mark.slow
+def test_a_server_of_runs_that_is_killed_at_the_start_is_said_in_one_line(tmp_path):
+    process = start(tmp_path / "out", *METHODS)
+    server = None
+    while server is None:
+        assert process.poll() is None
+        time.sleep(0.01)
+        for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if b"multiprocessing.forkserver" in Path(f"/proc/{number}/cmdline").read_bytes():
+                server = int(number)
+    os.kill(server, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2, stderr
+    assert stderr.count("\n") == 1 and "server that starts the runs was killed" in stderr
+
+
 WRITER = """
 import sys, time
 from pathlib import Path

@@ -50,7 +50,7 @@ def test_auto_is_the_precision_of_the_folder_else_what_suits_the_hardware(tmp_pa
         out = tmp_path / precision
         run = Run.of(RunSettings("simclr", precision=precision), out)
         run.folder.mkdir(parents=True)
-        write_json(run.settings, {"method": "simclr", "precision": precision})
+        write_json(run.settings, {"method": "simclr", "options": {}, "precision": precision})
         assert settled(out) == precision
         # What is asked for is not overruled: the folder then refuses it.
         assert settled(out, precision="32-true") == "32-true"

@@ -8,8 +8,9 @@ import pytest
 
 from hsplugin.errors import CommandError
 from hsplugin.lab.files import write_json
-from hsplugin.lab.run import Run, hyperparameters, refuse_mixing
+from hsplugin.lab.run import MEASURES, Run, hyperparameters, refuse_mixing
 from hsplugin.lab.settings import RunSettings
+from hsplugin.provenance import machine_facts
 
 
 def started(out: Path, settings: RunSettings) -> Run:
@@ -25,7 +26,8 @@ def test_a_result_of_an_earlier_version_reads_like_one_of_this(tmp_path):
     run = started(tmp_path, settings)
     together = {"lr": 1e-3, "weight_decay": 1e-4, "dim": 512, "hidden": 512}
     together |= {"lambda_param": 0.02, "gather": False}
-    write_json(run.result, {**settings.as_dict(), "options": together, "knn": 90.0})
+    result = {**settings.as_dict(), "options": together, **dict.fromkeys(MEASURES, 90.0)}
+    write_json(run.result, {**result, "history": [], "provenance": machine_facts()})
     result = run.read_result()
     assert result["options"] == {"lambda_param": 0.02}
     assert result["defaults"] == {"hidden": 512, "dim": 512}

@@ -48,7 +48,7 @@ def test_runs_are_their_own_and_one_that_fails_leaves_the_others(tmp_path):
 def test_two_processes_share_a_run_and_measure_once(tmp_path):
     process = start(
         tmp_path / "out",
-        *("--methods", "align_uniform", "--devices", "2", "--accelerator", "cpu", "--jobs", "1"),
+        *("--methods", "align_uniform", "--devices", "2", "--accelerator", "cpu"),
     )
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr

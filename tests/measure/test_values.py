@@ -275,3 +275,22 @@ def test_a_confidence_next_to_one_has_finite_intervals(x, tmp_path, monkeypatch)
 @pytest.mark.parametrize(("max_samples", "shown"), [(10_000, 150), (60, 60)])
 def test_the_sample_to_draw_is_that_of_uniformity(max_samples, shown):
     assert len(geometry_of(X, max_samples=max_samples).sample) == shown
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_which_rounding_would_decide_the_uniformity_are_refused(tmp_path, capsys, dtype):
+    rows = np.random.default_rng(0).standard_normal((64, 8)).astype(dtype)
+    path = tmp_path / "x.npy"
+    for longest, refused in ((100.0, False), (1e9, True)):
+        x = rows.copy()
+        x[:32] *= longest
+        x[32:] /= longest
+        np.save(path, x)
+        status = main(["measure", str(path), "--no-normalize", "--json", str(tmp_path / "x.json")])
+        error = capsys.readouterr().err
+        assert (status, "--no-normalize" in error) == ((2, True) if refused else (0, False))
+        assert "Traceback" not in error and error.count("\n") <= 1
+        if not refused:
+            (file,) = json.loads((tmp_path / "x.json").read_text())["files"]
+            found = file["metrics"]["uniformity"]["value"]
+            assert found == pytest.approx(definitions.uniformity(x), rel=0.05)

@@ -171,7 +171,7 @@ def test_the_published_command_still_asks_for_the_published_encoders(tmp_path: P
     # It trained in float32, and a folder keeps the precision of its runs on any machine.
     run = Run(tmp_path / "runs" / names[0])
     run.folder.mkdir(parents=True)
-    write_json(run.settings, {"method": "align_uniform", "precision": "32-true"})
+    write_json(run.settings, {"method": "align_uniform", "options": {}, "precision": "32-true"})
     assert [settings.name for settings in asked(*flags.split(), str(tmp_path))] == names
 
 
@@ -194,7 +194,9 @@ def started(out: Path, **settings: object) -> None:
 
 def test_settings_that_no_grid_varies_are_not_mixed_into_a_folder(capsys, tmp_path: Path):
     started(tmp_path, labels_per_class=None)
-    said = error_line(capsys, "--out", str(tmp_path), command="sweep")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("{method: simclr}")
+    said = error_line(capsys, "--out", str(tmp_path), "--grid", str(grid), command="sweep")
     assert "labels_per_class None there, 5 asked for" in said and "epochs" not in said
 
 
