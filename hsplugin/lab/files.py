@@ -9,12 +9,17 @@ import errno
 import json
 import os
 import socket
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+
+# Nobody writes one file for so long; the clocks of two machines may differ.
+SECONDS_UNTIL_STALE = 24 * 3600.0
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -37,9 +42,23 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove partial files of processes that were killed; the caller holds the folder's lock."""
-    for leftover in folder.glob(".*.partial*"):
-        leftover.unlink(missing_ok=True)
+    """Remove partial files of processes that were killed while they wrote."""
+    for leftover in folder.glob(".*.partial-*"):
+        host, _, process = leftover.stem.rpartition(".partial-")[2].rpartition("-")
+        with suppress(FileNotFoundError):
+            old = time.time() - leftover.stat().st_mtime > SECONDS_UNTIL_STALE
+            if not _running(process) if host == socket.gethostname() else old:
+                leftover.unlink()
+
+
+def _running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # another user's process, but running
+    return True
 
 
 def machine_error(error: OSError, folder: Path) -> str:

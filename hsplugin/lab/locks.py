@@ -92,12 +92,19 @@ def held(folder: Path, wait: float = -1) -> Iterator[None]:
 
 def _discard_empty(path: Path) -> None:
     """Remove a lock whose holder was killed before it wrote its name, which takes it no time."""
+    aside = path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}")
     with suppress(FileNotFoundError):
+        empty = path.stat()
         for _ in range(10):
-            if path.stat().st_size:
+            if path.stat().st_size or path.stat().st_ino != empty.st_ino:
                 return
             time.sleep(0.2)
-        path.unlink()
+        # Another process may do the same and hold a new lock of this name by now.
+        path.rename(aside)
+        if aside.stat().st_ino != empty.st_ino or aside.stat().st_size:
+            with suppress(FileExistsError):
+                path.hardlink_to(aside)
+        aside.unlink()
 
 
 def _stop(loss: LeaseCompromise) -> None:

@@ -20,8 +20,9 @@ from hsplugin.provenance import describe
 
 T = TypeVar("T")
 
-# The accuracies on the test split, each with the answers that it counts.
+# What the event of an epoch holds.
 NEWS = ("epoch", "epochs", "loss", "knn", "seconds")
+# The accuracies on the test split, each with the answers that it counts.
 ACCURACIES = ("knn", "linear", "best_knn", "best_linear")
 # Measures that every result has.
 MEASURES = (
@@ -44,7 +45,7 @@ class Run:
         job: Settings and machine, for the further processes of a DDP run.
         checkpoint: What an unfinished run resumes from.
         partial_checkpoint: The next checkpoint while it is being written.
-        submitted: The job of a cluster that does the run.
+        word: What the first rank of a job tells the others.
         news: The latest event of the run, for a command on another machine.
         history: One row per measured epoch.
         pairs: Unit projections of two views of each validation image, with labels.
@@ -65,7 +66,7 @@ class Run:
         self.job = folder / "job.json"
         self.checkpoint = folder / "last.ckpt"
         self.partial_checkpoint = folder / "last.ckpt.partial"
-        self.submitted = folder / "submitted.json"
+        self.word = folder / "word.json"
         self.news = folder / "news.json"
         self.history = folder / "history.csv"
         self.pairs = folder / "pairs.pt"
@@ -127,21 +128,17 @@ class Run:
 
         return self._read(self.job, read)
 
-    def read_cluster_job(self) -> str | None:
-        """The job of a cluster that does the run, or did; None if there was none."""
-        try:
-            return str(read_json(self.submitted)["job"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
     def read_news(self) -> dict[str, Any]:
         """The latest event of a run on another machine; empty before the first."""
         try:
             news = read_json(self.news)
-            ended = {name: str(news[name]) for name in ("failed", "fatal", "note") if name in news}
-            return ended or {name: float(news[name]) for name in NEWS}
+            for name in ("failed", "fatal", "note"):
+                if name in news:
+                    return {name: str(news[name])}
+            numbers = {name: news[name] for name in NEWS}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
+        return numbers if all(isinstance(n, int | float) for n in numbers.values()) else {}
 
     def read_result(self) -> dict[str, Any]:
         """Settings, measures, ``history`` and ``provenance`` of a finished run.

@@ -162,9 +162,11 @@ class Machine:
     )
     partition: str | None = setting(None, CLUSTER, "partition of the jobs", unset="SLURM's default")
     timeout: int = setting(
-        240, CLUSTER, "minutes until a job is queued again, to go on from its checkpoint", least=1
+        240, CLUSTER, "minutes until a job is queued again, to go on from its checkpoint", least=2
     )
-    array_parallelism: int = setting(64, CLUSTER, "jobs at a time", least=1)
+    array_parallelism: int = setting(
+        64, CLUSTER, "jobs at a time of an array, which has up to 1000", least=1
+    )
     nodes: int = setting(1, CLUSTER, "nodes of one run", least=1)
     job_folder: str | None = setting(
         None,

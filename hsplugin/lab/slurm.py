@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsplugin.errors import CommandError
-from hsplugin.lab.files import write_json
+from hsplugin.lab.files import read_json, write_json
+from hsplugin.lab.job import Job
 from hsplugin.lab.pool import ended
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -24,50 +28,15 @@ if TYPE_CHECKING:
     import submitit
 
 SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_BETWEEN_REASONS = 60.0
 # NFS may show a file of another machine a minute late.
 SECONDS_UNTIL_LOST = 90.0
-SECONDS_BETWEEN_NEWS = 2.0
 # SLURM's default MaxArraySize is 1001.
 LARGEST_ARRAY = 1000
 # A run goes on from its last checkpoint, so that each time limit brings it further.
 MOST_TIMEOUTS = 100
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run as a job: what submitit calls on every node and rank of it."""
-
-    settings: RunSettings
-    machine: Machine
-    folder: Path
-
-    def __call__(self) -> None:
-        """Do the run; the first rank leaves word of it in the run's folder."""
-        from hsplugin.lab import train
-        from hsplugin.lab.work import perform
-
-        run, machine = Run(self.folder), self.machine
-        if machine.threads is None:
-            there = int(os.environ.get("SLURM_CPUS_ON_NODE", "1"))
-            machine = replace(machine, threads=max(1, there // machine.devices))
-        if int(os.environ.get("SLURM_PROCID", "0")) > 0:
-            train.train(self.settings, machine, run, lambda event: None)
-            return
-        last = -SECONDS_BETWEEN_NEWS
-
-        def notify(event: dict[str, Any]) -> None:
-            nonlocal last
-            if time.monotonic() - last >= SECONDS_BETWEEN_NEWS:
-                write_json(run.news, event)
-                last = time.monotonic()
-
-        write_json(run.news, perform(self.settings, machine, run, notify))
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What to do when the job is preempted or its time is over: the same once more."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+# Jobs of this command are known by their name, and by a file that is written before they exist.
+PREFIX = "hsplugin-"
 
 
 def events(
@@ -83,98 +52,147 @@ def events(
         machine: What to ask of SLURM.
 
     Yields:
-        A run and an event: the progress after an epoch, or the last event of `perform`.
+        A run and an event: the progress after an epoch, or the last event of `perform`. What would
+        end every run on one machine is a failure of one run here: the other nodes may be fine.
 
     Raises:
-        CommandError: There is no SLURM, it refuses the jobs, or a run met a fault that every other
-            would meet too; then the other jobs are cancelled.
+        CommandError: There is no SLURM, or it refuses the jobs.
     """
-    jobs = _attach(waiting, out)
+    runs = {settings.name: settings for settings in waiting}
+    jobs = _attach(runs, out)
     if jobs:
         _say(f"attached to {len(jobs)} runs that are queued or running")
     new = [settings for settings in waiting if settings.name not in jobs]
-    for start in range(0, len(new), LARGEST_ARRAY):
-        jobs |= _submit(new[start : start + LARGEST_ARRAY], out, machine)
     try:
-        yield from _watch({s.name: s for s in waiting}, jobs, out, job_folder(out, machine))
-    except CommandError:
-        subprocess.run(["scancel", *jobs.values()], capture_output=True)
-        raise
-    except (KeyboardInterrupt, GeneratorExit):
-        ids = " ".join(sorted({job.split("_")[0] for job in jobs.values()}))
-        _say(f"the jobs go on; the same command attaches to them, scancel {ids} ends them")
+        for start in range(0, len(new), LARGEST_ARRAY):
+            jobs |= _submit(new[start : start + LARGEST_ARRAY], out, machine)
+        yield from _watch(runs, jobs, out, machine)
+    except (KeyboardInterrupt, GeneratorExit, CommandError):
+        if jobs:
+            ids = " ".join(sorted({job.split("_")[0] for job in jobs.values()}))
+            _say(f"the jobs go on; the same command attaches to them, scancel {ids} ends them")
         raise
 
 
 def _watch(
-    runs: Mapping[str, RunSettings], jobs: Mapping[str, str], out: Path, logs: Path
+    runs: Mapping[str, RunSettings], jobs: Mapping[str, str], out: Path, machine: Machine
 ) -> Iterator[tuple[RunSettings, dict[str, Any]]]:
     told: dict[str, dict[str, Any]] = {}
-    seen_alive = dict.fromkeys(jobs, time.monotonic())
+    alive = dict.fromkeys(jobs, time.monotonic())
+    reasons = _Reasons()
     left = list(jobs)
     while left:
         # Before the files are read, so that what a job wrote last is not missed.
-        alive = _alive()
+        queue = _queue()
         for name in list(left):
             run = Run.of_name(name, out)
-            event = run.read_news()
-            if run.finished:
-                event = {"done": True}
-            if alive is None or jobs[name] in alive:
-                seen_alive[name] = time.monotonic()
-            elif time.monotonic() - seen_alive[name] > SECONDS_UNTIL_LOST and not ended(event):
-                log = logs / f"{jobs[name]}_0_log.err"
+            event = {"done": True} if run.finished else run.read_news()
+            if queue is None or jobs[name] in queue or event != told.get(name, {}):
+                alive[name] = time.monotonic()
+            elif time.monotonic() - alive[name] > SECONDS_UNTIL_LOST and not ended(event):
+                log = job_folder(out, machine) / f"{jobs[name]}_*_log.err"
                 event = {"failed": f"its job {jobs[name]} ended without a result; see {log}"}
             if "fatal" in event:
-                raise CommandError(event["fatal"])
+                event = {"failed": event["fatal"]}
             if event and event != told.get(name):
                 told[name] = event
                 yield runs[name], event
             if ended(event):
                 left.remove(name)
         if left:
+            reasons.tell([queue[jobs[n]] for n in left if queue and jobs[n] in queue])
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _attach(waiting: Sequence[RunSettings], out: Path) -> dict[str, str]:
-    """The jobs of an earlier command that are still queued or running, by the run's name."""
-    known = {settings.name: Run.of(settings, out).read_cluster_job() for settings in waiting}
-    if not any(known.values()):
-        return {}
-    alive = _alive()
-    if alive is None:
-        raise CommandError("squeue does not answer, so nobody knows which runs have jobs already")
-    return {name: job for name, job in known.items() if job in alive}
+class _Reasons:
+    """Tells why jobs wait, when that has changed and not too often."""
+
+    def __init__(self) -> None:
+        self.last, self.when = "", time.monotonic()
+
+    def tell(self, queued: Sequence[_Queued]) -> None:
+        counts = Counter(job.reason for job in queued if job.state == "PD")
+        text = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.items()))
+        if text and text != self.last and time.monotonic() - self.when > SECONDS_BETWEEN_REASONS:
+            _say(f"runs that wait, and why: {text}")
+            self.last, self.when = text, time.monotonic()
 
 
-def _alive() -> set[str] | None:
-    """The jobs of this user that are queued or running; None if SLURM does not answer."""
-    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
+@dataclass(frozen=True)
+class _Queued:
+    """What squeue tells of a job that is queued or running."""
+
+    state: str
+    reason: str
+    name: str
+
+
+def _queue() -> dict[str, _Queued] | None:
+    """The jobs of this user that are queued or running; None if SLURM does not answer.
+
+    Those that are about to end are not among them: their run is done, or needs another job.
+    """
+    command = ["squeue", "--me", "--noheader", "--array", "--format", "%i|%t|%r|%j"]
+    # What a user wants to see is not what this needs to know.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     except FileNotFoundError:
         raise CommandError("--cluster slurm: this machine has no squeue, so no SLURM") from None
     except subprocess.TimeoutExpired:
         return None
-    return set(asked.stdout.split()) if asked.returncode == 0 else None
+    if asked.returncode != 0:
+        return None
+    rows = (line.split("|", 3) for line in asked.stdout.splitlines())
+    return {row[0]: _Queued(*row[1:]) for row in rows if len(row) == 4 and row[1] != "CG"}
+
+
+def _attach(runs: Mapping[str, RunSettings], out: Path) -> dict[str, str]:
+    """The jobs of earlier commands that are still queued or running, by the run's name."""
+    arrays = {path.stem: path for path in (out / "jobs").glob("*.json")}
+    if not arrays:
+        return {}
+    queue = _queue()
+    if queue is None:
+        raise CommandError("squeue does not answer, so nobody knows which runs have jobs already")
+    found: dict[str, str] = {}
+    for token, path in arrays.items():
+        own = [job for job, queued in queue.items() if queued.name == f"{PREFIX}{token}"]
+        if not own:
+            path.unlink(missing_ok=True)
+            continue
+        try:
+            names = [str(name) for name in read_json(path)["runs"]]
+            found |= {names[int(job.partition("_")[2] or 0)]: job for job in own}
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise CommandError(
+                f"{path} is damaged; scancel --name {PREFIX}{token}, remove it and rerun"
+            ) from None
+    return {name: job for name, job in found.items() if name in runs}
 
 
 def _submit(runs: Sequence[RunSettings], out: Path, machine: Machine) -> dict[str, str]:
+    token = uuid.uuid4().hex[:12]
     for settings in runs:
         Run.of(settings, out).news.unlink(missing_ok=True)
-    executor = _executor(out, machine)
     calls = [Job(settings, machine, Run.of(settings, out).folder.resolve()) for settings in runs]
+    executor = _executor(out, machine, f"{PREFIX}{token}")
+    (out / "jobs").mkdir(exist_ok=True)
+    listing = out / "jobs" / f"{token}.json"
+    write_json(listing, {"runs": [settings.name for settings in runs]})
     try:
         # submitit prints what sbatch says, and then raises it.
         with redirect_stderr(StringIO()), executor.batch():
             submitted = [executor.submit(call) for call in calls]
         ids = [job.job_id for job in submitted]
+    except OSError as error:
+        raise CommandError(
+            f"cannot write the jobs to {executor.folder}: {error.strerror or error}; "
+            "give another --job-folder"
+        ) from None
     except Exception as error:
+        listing.unlink()
         raise CommandError(f"SLURM refused the jobs: {_refusal(error)}") from None
-    for settings, job in zip(runs, ids, strict=True):
-        run = Run.of(settings, out)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.submitted, {"job": job})
     _say(f"submitted {len(runs)} runs as job {ids[0].split('_')[0]}; logs are in {executor.folder}")
     return {settings.name: job for settings, job in zip(runs, ids, strict=True)}
 
@@ -187,23 +205,24 @@ def _refusal(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _executor(out: Path, machine: Machine) -> submitit.AutoExecutor:
+def _executor(out: Path, machine: Machine, name: str) -> submitit.AutoExecutor:
     import submitit
 
-    # Not below ``out``, where others may write: a job executes the pickles that it finds there.
-    folder = job_folder(out, machine)
     try:
         executor = submitit.AutoExecutor(
-            folder, cluster="slurm", slurm_max_num_timeout=MOST_TIMEOUTS
+            job_folder(out, machine), cluster="slurm", slurm_max_num_timeout=MOST_TIMEOUTS
         )
     except RuntimeError as error:
         raise CommandError(f"--cluster slurm: {error}") from None
     wishes: dict[str, Any] = {
-        "slurm_job_name": "hsplugin",
+        "slurm_job_name": name,
         "slurm_partition": machine.partition,
         "slurm_time": machine.timeout,
         "slurm_array_parallelism": machine.array_parallelism,
+        # When one rank fails, the others would wait for it.
         "slurm_srun_args": ["--kill-on-bad-exit=1"],
+        # Of a short job, most is left for training.
+        "slurm_signal_delay_s": min(90, 15 * machine.timeout),
         "nodes": machine.nodes,
         "tasks_per_node": machine.devices,
         "cpus_per_task": machine.threads,
@@ -223,9 +242,15 @@ def _executor(out: Path, machine: Machine) -> submitit.AutoExecutor:
 
 
 def job_folder(out: Path, machine: Machine) -> Path:
-    """Where submitit keeps scripts, pickles and logs of the jobs."""
+    """Where submitit keeps scripts, pickles and logs of the jobs of a folder.
+
+    Not below ``out``, where others may write: a job executes the pickles that it finds there.
+    """
     folder = Path(machine.job_folder or Path.home() / ".hsplugin" / "jobs")
-    return folder.absolute() / out.resolve().name
+    place = str(out.resolve())
+    # SLURM replaces some characters in the names of logs.
+    readable = re.sub(r"[^\w.-]+", "-", out.resolve().name)
+    return folder.absolute() / f"{readable}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
 def _say(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +18,13 @@ from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
 
 
-def perform(settings: RunSettings, machine: Machine, run: Run, notify: train.Notify) -> Any:
+def perform(
+    settings: RunSettings,
+    machine: Machine,
+    run: Run,
+    notify: train.Notify,
+    start: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Do one run and say how it ended.
 
     Whoever else may hold the run's folder, on whatever machine, is waited for.
@@ -27,6 +34,7 @@ def perform(settings: RunSettings, machine: Machine, run: Run, notify: train.Not
         machine: Where to run it.
         run: Its folder.
         notify: Called with the progress after each epoch.
+        start: Called when the folder is held, before the training of an unfinished run.
 
     Returns:
         The last event: ``{"done": True}``; ``{"failed": reason}``; or ``{"fatal": reason}`` where
@@ -42,6 +50,7 @@ def perform(settings: RunSettings, machine: Machine, run: Run, notify: train.Not
                 # unless the main module came from a -m flag.
                 sys.argv = [str(train.__file__), str(run.folder)]
                 sys.modules["__main__"].__spec__ = None
+                start()
                 train.train(settings, machine, run, notify)
         return {"done": True}
     except CommandError as error:

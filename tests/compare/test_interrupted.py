@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -158,7 +159,7 @@ def test_a_half_written_file_and_a_missing_table_do_no_harm(compared, tmp_path):
     (out / "results.csv").unlink()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (out / f".plane.partial-other-{dead.pid}.png").write_bytes(b"cut off")
+    (out / f".plane.partial-{socket.gethostname()}-{dead.pid}.png").write_bytes(b"cut off")
     finish(start(out, *METHODS))
     assert_same(out, compared)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -79,9 +80,18 @@ def test_a_lock_whose_holder_was_killed_before_it_wrote_its_name_is_free(tmp_pat
 
 def test_leftovers_go_and_whole_files_stay(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", {"a": 1})
-    (tmp_path / ".result.partial-elsewhere-1.json").write_text("{")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here = socket.gethostname()
+    living, killed, elsewhere, forgotten = (
+        tmp_path / f".result.partial-{writer}.json"
+        for writer in (f"{here}-{os.getpid()}", f"{here}-{dead.pid}", "a-b-1", "a-b-2")
+    )
+    for path in (living, killed, elsewhere, forgotten):
+        path.write_text("{")
+    os.utime(forgotten, (0, 0))
     remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert set(tmp_path.iterdir()) == {tmp_path / "result.json", living, elsewhere}
 
 
 @another_machine
