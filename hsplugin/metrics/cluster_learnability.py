@@ -33,7 +33,7 @@ def cluster_learnability(
     Source: the cluster learnability (CL) of CLID, Lu et al., "Using Representation Expressiveness
     and Learnability to Evaluate Self-Supervised Learning Methods",
     https://arxiv.org/abs/2206.01251: a kNN classifier that predicts the labels of k-means. By
-    default there are sqrt(N) clusters and one neighbour, as in reimplementations of it. Ours are:
+    default there are sqrt(N) clusters and one neighbour, as in a reimplementation of it. Ours are:
     every row is predicted from all others, where they hold out a half; and the first centres are
     drawn by k-means++ from rows in an order that depends on their values alone, with fixed random
     numbers, so that the same rows always give the same value. Another ``seed`` may end in other

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hsplugin.metrics.inputs import MissingInputError, select_inputs
 from hsplugin.metrics.moments import MomentMetric, values_of_rows
-from hsplugin.metrics.sampled import WideRows
+from hsplugin.metrics.sampled import SampledMetric, WideRows
+from hsplugin.monitor.samples import most_rows
 from hsplugin.monitor.views import Views
 from hsplugin.potential.distributed import world_size
 
@@ -99,6 +100,7 @@ class Measures:
         if not len(views.x):
             return
         self._dim = views.x.shape[1]
+        self._limit_pairs(self._dim)
         wide = self._wide()
         if self._rows is not None and wide:
             try:
@@ -112,6 +114,12 @@ class Measures:
                 metric.to(views.x.device).update(*_arguments(metric, views))
             except Exception as error:
                 self._note([name], error)
+
+    def _limit_pairs(self, dim: int) -> None:
+        """Keep fewer rows of very wide features, so that the end of an epoch takes seconds."""
+        for metric in self._metrics.values():
+            if self._rows is not None and isinstance(metric, SampledMetric):
+                metric.max_samples = most_rows(metric.max_samples, dim)
 
     def _wide(self) -> dict[str, MomentMetric]:
         """The metrics that are read off the Gram matrix of some rows."""

@@ -9,6 +9,14 @@ from torch import Tensor
 
 from hsplugin.monitor.views import Views
 
+# As many multiplications of pairs of rows take two cores about a second.
+MOST_PRODUCTS = 2.0**36
+
+
+def most_rows(max_samples: int, dim: int) -> int:
+    """How many rows of this dimension are compared with each other at most."""
+    return max(2, min(max_samples, int((MOST_PRODUCTS / dim) ** 0.5)))
+
 
 class Samples:
     """Keeps at most ``max_samples`` rows, evenly spaced over an epoch of unknown length.
@@ -18,7 +26,7 @@ class Samples:
 
     Args:
         every: Take every n-th batch, at least 1.
-        max_samples: Rows held at most.
+        max_samples: Rows held at most; fewer of very wide features, see `most_rows`.
 
     Example:
         >>> import torch
@@ -50,9 +58,10 @@ class Samples:
 
     def add(self, index: int, views: Views) -> None:
         """Keep a copy of the features, on the device where they are."""
-        rows = views.map(lambda tensor: tensor[: self.max_samples].detach().clone())
+        most = most_rows(self.max_samples, views.x.shape[1])
+        rows = views.map(lambda tensor: tensor[:most].detach().clone())
         self._kept.append((index, rows))
-        while len(self) > self.max_samples:
+        while len(self) > most:
             self._stride *= 2
             self._kept = [kept for kept in self._kept if self.wants(kept[0])]
 

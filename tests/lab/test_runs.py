@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from hsplugin.lab import runs
 from hsplugin.lab.run import Run
@@ -57,3 +58,18 @@ def test_two_processes_share_a_run_and_measure_once(tmp_path):
     with (tmp_path / "out" / "results.csv").open() as file:
         facts = [json.loads(row["provenance"]) for row in csv.DictReader(file)]
     assert [one["machine"]["devices"] for one in facts] == [2, 2]
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_but_for_rounding(tmp_path):
+    # Momentum networks, a queue and a projection head: all that is compiled.
+    plain = RunSettings("moco", **SMALL, precision="32-true")
+    compiled = replace(plain, compile=True)
+    assert runs.run_all([plain, compiled], tmp_path, MACHINE) == []
+    ours, expected = (Run.of(settings, tmp_path) for settings in (compiled, plain))
+    losses = [[row["loss"] for row in run.read_result()["history"][1:]] for run in (ours, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    weights = [torch.load(run.encoder)["last"] for run in (ours, expected)]
+    assert [list(part) for part in weights[0].values()] == [
+        list(part) for part in weights[1].values()
+    ]
