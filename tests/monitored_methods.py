@@ -26,14 +26,14 @@ def methods(section: str) -> list[str]:
 
 def check(section: str, method: str, measured: str, remark: str = "") -> None:
     """Compare what was found of a method with its row, or write it there."""
-    cells = [method, *(re.sub(r"'([^']+)'", r"`\1`", cell) for cell in (measured, remark))]
+    cells = [method, *(re.sub(r"(?<!\w)'([^']+)'", r"`\1`", cell) for cell in (measured, remark))]
     found = f"| {' | '.join(cells)} |".replace("|  |", "| |")
     [listed] = [row for row in _rows(section) if row.startswith(f"| {method} |")]
     if os.environ.get(REWRITE):
         before, heading, after = TABLE.read_text().partition(f"## {section}\n")
         TABLE.write_text(before + heading + after.replace(listed, found, 1))
     else:
-        assert found == listed
+        assert found == listed, f"{found}\n{listed}"
 
 
 def _rows(section: str) -> list[str]:

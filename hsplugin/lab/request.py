@@ -69,6 +69,7 @@ def machine(args: argparse.Namespace) -> Machine:
             file=sys.stderr,
         )
         given["threads"] = cores()
+    _checked(Machine, given)
     given["threads"] = given["threads"] or max(1, cores() // given["jobs"])
     return Machine(**given, command=("hsplugin", *sys.argv[1:]))
 
