@@ -211,6 +211,18 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(str(error) or "nested too deeply") from None
 
 
+def _slurm_texts(path: Path, key: str) -> list[str]:
+    """Parameters of jobs as they are written: YAML would take a time or 007 for a number."""
+    import yaml
+
+    texts = yaml.load(path.read_text(), yaml.BaseLoader)[key]
+    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+        return texts
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise CommandError(f"{path}: {key} must map parameters of sbatch to their values")
+    return [f"{parameter}={text}" for parameter, text in texts.items()]
+
+
 def _as_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
     content = read_yaml(path) or {}
     if not isinstance(content, dict):
@@ -226,8 +238,8 @@ def _as_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
             if not all(isinstance(options, dict) for options in each):
                 raise CommandError(f"{path}: {key} must map methods to their options and values")
             value = [f"{m}.{o}={v}" for m, options in value.items() for o, v in options.items()]
-        elif isinstance(value, dict) and name == "slurm":
-            value = [f"{parameter}={v}" for parameter, v in value.items()]
+        elif name == "slurm" and value is not None:
+            value = _slurm_texts(path, key)
         if isinstance(value, bool) and isinstance(defaults[name], bool):
             flags.append(flag(name) if value else flag(f"no_{name}"))
         elif isinstance(value, list):

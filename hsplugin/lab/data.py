@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,7 @@ from torch import Tensor
 
 from hsplugin.checks import unknown
 from hsplugin.errors import CommandError
-
-if TYPE_CHECKING:
-    from PIL import Image
+from hsplugin.lab.decode import decode
 
 # The splits define the benchmark, so they never change.
 SPLIT_SEED = 20200520
@@ -269,12 +267,14 @@ def _folder(folder: Path, size: int) -> Images:
     }
     if found["train"] is None and (alone := [path for path in found.values() if path]):
         raise CommandError(f"{folder} has {alone[0].name} but no train; add it, or rename that one")
-    train, classes = _decode(found["train"] or folder, size)
+    *pixels, classes = decode(found["train"] or folder, size)
+    train = Split(*pixels)
     validation = test = None
     for split in ("validation", "test"):
         path = found[split]
         if path is not None and found["train"] is not None:
-            part, there = _decode(path, size)
+            *pixels, there = decode(path, size)
+            part = Split(*pixels)
             if there != classes:
                 raise CommandError(f"{path} and {found['train']} hold different classes")
             validation, test = (part, test) if split == "validation" else (validation, part)
@@ -284,43 +284,6 @@ def _folder(folder: Path, size: int) -> Images:
     if test is None:
         train, test = _shuffled(train.images, train.labels, tenth)
     return Images(train, validation, test, len(classes), True, True, names=tuple(classes))
-
-
-def _decode(folder: Path, size: int) -> tuple[Split, list[str]]:
-    from PIL import Image, ImageOps
-    from torchvision.datasets import ImageFolder
-
-    try:
-        listed = ImageFolder(str(folder))
-    except OSError as error:
-        reason = str(error).split(". ")[0].rstrip(".")
-        raise CommandError(f"{folder} must hold images in one folder per class: {reason}") from None
-    if len(listed) < 20:
-        raise CommandError(f"{folder} holds {len(listed)} images; at least 20 are needed")
-    pixels = np.empty((len(listed), 3, size, size), np.uint8)
-    for row, (path, _) in enumerate(listed.samples):
-        try:
-            with Image.open(path) as image:
-                fitted = ImageOps.fit(_eight_bit(image), (size, size))
-        except Exception as error:  # of every kind, by the format and what is damaged
-            reason = str(error).split("\n")[0] or type(error).__name__
-            raise CommandError(f"cannot read {path} ({reason}); repair or remove it") from None
-        pixels[row] = np.asarray(fitted).transpose(2, 0, 1)
-    return Split(torch.from_numpy(pixels), torch.tensor(listed.targets)), listed.classes
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Red, green and blue of an image in 8 bits each; what is transparent keeps its colour."""
-    import PIL.Image
-
-    if image.mode in ("I", "F"):
-        raise ValueError("its 32-bit numbers have no known range; save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        # Pillow would cut off all above 255; of 16-bit colours it keeps the upper byte, too.
-        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 DATA: dict[str, Source] = {

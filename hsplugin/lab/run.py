@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hsplugin.checks import check_number
 from hsplugin.errors import CommandError
-from hsplugin.lab.files import read_json, read_torch
+from hsplugin.lab.files import machine_error, read_json, read_torch
 from hsplugin.lab.methods import recipe
 from hsplugin.lab.settings import Machine, RunSettings
 from hsplugin.provenance import describe
@@ -200,7 +200,9 @@ class Run:
             reason = "is missing"
         except KeyError as error:
             reason = f"is damaged (it lacks {error})"
-        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        except OSError as error:
+            raise CommandError(machine_error(error, path)) from None
+        except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             reason = f"is damaged ({' '.join(str(error).split())})"
         raise CommandError(f"{path} {reason}; remove the folder {self.folder} and rerun")
 
@@ -225,12 +227,18 @@ def _check_result(result: Mapping[str, Any]) -> None:
             check_number(name, value)
     for row in result["history"]:
         check_number("epoch", row["epoch"])
+        if odd := [k for k, v in row.items() if not isinstance(v, int | float | None)]:
+            raise TypeError(f"{odd[0]} in the history is no number")
+    for name in ("cpu_seconds", "peak_memory_mib", "best_epoch"):
+        if not isinstance(result.get(name), int | float | None):
+            raise TypeError(f"{name} is no number")
+    str(dict(result)).encode()  # a lone surrogate could not be written again
     describe(result["provenance"], ())
 
 
 def _pairs(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     pairs = read_torch(path)
-    a, b, labels = pairs["a"], pairs["b"], pairs["labels"]
+    a, b, labels = _dense(pairs["a"]), _dense(pairs["b"]), pairs["labels"]
     if not (a.ndim == 2 and a.shape == b.shape and a.shape[:1] == labels.shape and a.numel()):
         raise ValueError(f"shapes {a.shape}, {b.shape} and {labels.shape}")
     if labels.dtype != torch.int64 or labels.min() < 0:
@@ -240,11 +248,22 @@ def _pairs(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     return a.float(), b.float(), labels
 
 
+def _dense(x: Tensor) -> Tensor:
+    """A tensor of ordinary numbers, of which torch has several other kinds.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if x.layout != torch.strided or x.device.type != "cpu" or not x.is_floating_point():
+        raise TypeError("not a dense tensor of floating-point numbers")
+    return x
+
+
 def _answers(path: Path) -> dict[str, Tensor]:
     answers = read_torch(path)
     shape = answers[ACCURACIES[0]].shape
     for name in ACCURACIES:
-        shares = answers[name]
+        shares = _dense(answers[name])
         if len(shape) != 1 or shares.shape != shape or not ((shares >= 0) & (shares <= 1)).all():
             raise ValueError(f"{name} must be shares from 0 to 1, one for each test image")
     return answers

@@ -24,10 +24,11 @@ import hsplugin
 from hsplugin.errors import CommandError
 from hsplugin.lab import demands, evaluate
 from hsplugin.lab.data import Images, load
-from hsplugin.lab.files import read_torch, write_csv, write_json, write_torch
+from hsplugin.lab.files import write_csv, write_json, write_torch
 from hsplugin.lab.learner import Batches, Learner, Rows
 from hsplugin.lab.log import Log
 from hsplugin.lab.methods import UNTRAINED, recipe
+from hsplugin.lab.resume import can_resume, set_aside
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
 from hsplugin.provenance import cpu_seconds, machine_facts, peak_memory
@@ -53,6 +54,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
+        self.started = False
         self._losses: list[Tensor] = []
         self._since = self._saved = time.monotonic()
 
@@ -61,9 +63,15 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         return {"history": self.history, "best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what was saved."""
-        self.history, self.best = state_dict["history"], state_dict["best"]
-        self.seconds = state_dict["seconds"]
+        """Restore what was saved.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        history, best, seconds = (state_dict[name] for name in ("history", "best", "seconds"))
+        if not (isinstance(history, list) and isinstance(best, dict) and seconds >= 0.0):
+            raise TypeError("the measures kept in a checkpoint must be a list, a mapping, a number")
+        self.history, self.best, self.seconds = history, best, seconds
 
     def images_per_second(self) -> float | None:
         """Images trained on in a second, all devices together; None before any training."""
@@ -107,6 +115,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the encoder as initialised, unless the run is resumed."""
+        self.started = True
         if not self.history and trainer.is_global_zero:
             self.measure(pl_module, 0, math.nan)  # type: ignore[arg-type]
         self._since = time.monotonic()
@@ -121,6 +130,9 @@ class Tracker(pl.Callback):  # type: ignore[misc]
     ) -> None:
         """Keep the loss on the device, so that the host does not wait for it."""
         self._losses.append(outputs["loss"].detach())
+        if self.settings.compile and len(self._losses) == 1:
+            # The first step of an epoch compiles, once; it is left out of the speed.
+            self._since = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and save when they are due, report progress."""
@@ -241,34 +253,23 @@ def _train(settings: RunSettings, machine: Machine, run: Run, notify: Notify, lo
         batches = Batches(len(pool), settings.batch_size, settings.seed)
         trainer = _trainer(settings, machine, tracker)
         trainer.callbacks.append(_ShareBatches(batches))  # type: ignore[attr-defined]
-        trainer.fit(
-            learner,
-            # Its own generator, so that the loader does not draw from the one of the views.
-            DataLoader(Rows(pool), sampler=batches, batch_size=None, generator=torch.Generator()),
-            ckpt_path=str(run.checkpoint) if _can_resume(run, learner, notify) else None,
-            weights_only=True,
+        # Its own generator, so that the loader does not draw from the one of the views.
+        loader = DataLoader(
+            Rows(pool), sampler=batches, batch_size=None, generator=torch.Generator()
         )
+        resumes = can_resume(run, learner, notify)
+        try:
+            path = str(run.checkpoint) if resumes else None
+            trainer.fit(learner, loader, ckpt_path=path, weights_only=True)
+        except Exception as error:
+            if not resumes or tracker.started or machine.ranks > 1:
+                raise
+            set_aside(run, error, notify)
+            _train(settings, machine, run, notify, log)
+            return
         if not trainer.is_global_zero:
             return
     _finish(settings, machine, run, learner, tracker, images)
-
-
-def _can_resume(run: Run, learner: Learner, notify: Notify) -> bool:
-    """Whether there is a checkpoint of this very run; another file is set aside."""
-    if not run.checkpoint.exists():
-        return False
-    try:
-        checkpoint = read_torch(run.checkpoint)
-        if checkpoint.get("run") != learner.run:
-            raise ValueError("it is of other settings or another version")
-        ours, theirs = learner.state_dict(), checkpoint["state_dict"]
-        if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
-            raise ValueError("it is of other networks")
-    except ValueError as error:
-        aside = run.set_aside(run.checkpoint)
-        notify({"note": f"cannot resume ({error}), so it starts anew; see {aside}"})
-        return False
-    return True
 
 
 def _finish(
@@ -290,6 +291,8 @@ def _finish(
         measures, answers = tracker.scorer.final(learner.backbone, device)
         return pairs, {**pairs.geometry(), **measures}, answers
 
+    if not all(bool(weight.isfinite().all()) for weight in learner.parameters()):
+        raise RuntimeError("it diverged: weights are NaN or infinite; give a lower --lr")
     last_weights = {"backbone": learner.backbone.state_dict(), "head": learner.head.state_dict()}
     pairs, last, answers = measured()
     best, best_answers, best_epoch = last, answers, tracker.best.get("epoch", 0)

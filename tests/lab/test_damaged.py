@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from hsplugin.errors import CommandError
 from hsplugin.lab import train
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
@@ -87,6 +88,26 @@ def one_byte(path: Path, target: Path) -> None:
     path.write_bytes(content)
 
 
+def without(name: str, value: Any = None) -> Callable[[Path, Path], object]:
+    """A checkpoint of the run that lacks an entry, or has another value there."""
+
+    def damage(path: Path, target: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        content[name] = value
+        if value is None:
+            del content[name]
+        torch.save(content, path)
+
+    return damage
+
+
+def without_history(path: Path, target: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    (tracked,) = (v for k, v in content["callbacks"].items() if "Tracker" in k)
+    tracked["history"] = "x"
+    torch.save(content, path)
+
+
 DAMAGES: list[Callable[[Path, Path], object]] = [
     planted,
     other_run,
@@ -94,6 +115,12 @@ DAMAGES: list[Callable[[Path, Path], object]] = [
     lambda path, target: path.write_bytes(path.read_bytes()[:-1000]),
     lambda path, target: path.write_bytes(b""),
     lambda path, target: path.write_bytes(pickle.dumps(Planted(target))),
+    without("loops", {}),
+    without("optimizer_states", []),
+    without("lr_schedulers"),
+    without("criterion", 3),
+    without("pytorch-lightning_version"),
+    without_history,
     lambda path, target: torch.save([1], path),
     lambda path, target: torch.save({"run": SETTINGS.name, "state_dict": {}}, path),
 ]
@@ -120,3 +147,41 @@ def test_the_runs_own_checkpoint_is_resumed(stopped, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     result, epochs, notes = resumed(tmp_path / "run")
     assert epochs == [3] and notes == [] and same(result, whole)
+
+
+def damaged_pairs(a: torch.Tensor) -> Callable[[Run], object]:
+    return lambda run: torch.save({**torch.load(run.pairs, weights_only=True), "a": a}, run.pairs)
+
+
+def with_history(value: object) -> Callable[[Run], object]:
+    def damage(run: Run) -> None:
+        result = json.loads(run.result.read_text())
+        result["history"][0]["uniformity"] = value
+        run.result.write_text(json.dumps(result))
+
+    return damage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_pairs(torch.ones(3, 4).to_sparse()),
+        damaged_pairs(torch.ones(3, 4, device="meta")),
+        damaged_pairs(torch.ones(3, 4, dtype=torch.complex64)),
+        with_history([]),
+        with_history("x"),
+        lambda run: (run.settings.unlink(), run.settings.mkdir()),
+    ],
+)
+def test_a_file_of_an_odd_kind_ends_in_one_line_that_names_it(stopped, tmp_path, damage):
+    folder, _ = stopped
+    shutil.copytree(folder, tmp_path / "run")
+    resumed(tmp_path / "run")
+    run = Run(tmp_path / "run")
+    damage(run)
+    with pytest.raises(CommandError, match=str(run.folder)) as caught:
+        run.read_settings()
+        run.read_result()
+        run.read_pairs()
+    assert "\n" not in str(caught.value)

@@ -156,3 +156,13 @@ def test_the_largest_batch_is_the_data():
     with pytest.raises(CommandError, match="--batch-size 101: digits has 100 training images"):
         check(RunSettings("simclr", batch_size=101), images)
     check(RunSettings("untrained", batch_size=101), images)
+
+
+def test_hidden_folders_are_no_classes_and_dark_sixteen_bits_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = photos(tmp_path / "photos", a=20, b=20)
+    (folder / ".ipynb_checkpoints").mkdir()
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(folder / "a" / "scan.png")
+    assert load(str(folder), None, image_size=8).names == ("a", "b")
+    assert "reach 4095 of 65535" in capsys.readouterr().err

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hsplugin.compare.command import DEFAULTS
+from hsplugin.compare.command import DEFAULTS, add_arguments
 from hsplugin.errors import CommandError
+from hsplugin.flags import complete
 from hsplugin.lab import request
 from hsplugin.lab.files import write_json
 from hsplugin.lab.run import Run
@@ -113,6 +114,23 @@ def test_gpus_per_run_stand_for_accelerator_and_devices():
 def test_contradictions_of_the_cluster_flags_are_refused(flags, said):
     with pytest.raises(CommandError, match=said):
         placed(**{"accelerator": "auto", **flags})
+
+
+def test_a_config_file_keeps_the_text_too(tmp_path):
+    config = tmp_path / "cluster.yaml"
+    config.write_text(
+        "cluster: slurm\naccelerator: cpu\ncompile: true\n"
+        "slurm: {begin: 16:00, account: 0123, exclusive: true}\n"
+    )
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = complete(parser.parse_args(["--config", str(config)]), add_arguments, DEFAULTS)
+    assert args.compile is True
+    expected = {"begin": "16:00", "account": "0123", "exclusive": True}
+    assert request.machine(args).slurm == expected
+    config.write_text("slurm: {licenses: [a, b]}")
+    with pytest.raises(CommandError, match="slurm must map parameters"):
+        complete(parser.parse_args(["--config", str(config)]), add_arguments, DEFAULTS)
 
 
 def test_parameters_of_jobs_keep_the_text_that_sbatch_is_to_read():
