@@ -46,13 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.append(number)
         raise KeyboardInterrupt
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     try:
-        args = _parser().parse_args(argv)
-        command = f"hsplugin {args.command}"
-        # A script that is run minds its own signals; only the main thread may set any.
-        if args.command != "run" and threading.current_thread() is threading.main_thread():
+        # Only the main thread may set any.
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 before[number] = signal.signal(number, interrupt)
+        args = _parser().parse_args(argv)
+        command = f"hsplugin {args.command}"
+        if args.command == "run":  # a script minds its own signals
+            restore()
         status: int = importlib.import_module(COMMANDS[args.command][0]).run(args)
         return status
     except KeyboardInterrupt:
@@ -69,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not signals:
             raise
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()
     print(f"{command}: interrupted; rerun to continue", file=sys.stderr)
     return 128 + (signals or [signal.SIGINT])[0]
 
