@@ -59,11 +59,12 @@ def events(
         CommandError: There is no SLURM, or it refuses the jobs.
     """
     runs = {settings.name: settings for settings in waiting}
-    jobs = _attach(runs, out)
-    if jobs:
-        _say(f"attached to {len(jobs)} runs that are queued or running")
-    new = [settings for settings in waiting if settings.name not in jobs]
+    jobs: dict[str, str] = {}
     try:
+        jobs = _attach(runs, out)
+        if jobs:
+            _say(f"attached to {len(jobs)} runs that are queued or running")
+        new = [settings for settings in waiting if settings.name not in jobs]
         for start in range(0, len(new), LARGEST_ARRAY):
             jobs |= _submit(new[start : start + LARGEST_ARRAY], out, machine)
         yield from _watch(runs, jobs, out, machine)

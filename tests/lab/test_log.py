@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -83,10 +84,17 @@ def read_wandb(out: Path, run: Run) -> Points:
 
     points: Points = {}
     identity = json.loads(run.log_state.read_text())["id"]
-    for path in sorted(out.glob(f"logs/wandb/*-{identity}/*.wandb")):
-        for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+    # A run that goes on within a second of its start gets a folder with one more number.
+    for path in sorted(out.glob(f"logs/wandb/*-{identity}*/*.wandb"), key=lambda p: p.parent.name):
+        held: list[Any] = []
+        deadline = time.monotonic() + 60
+        # W&B's own process may still write when the run has finished.
+        while not any(record.HasField("exit") for record in held) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            held = [
+                wandb_internal_pb2.Record.FromString(data) for data in records(path.read_bytes())
+            ]
+        for record in held:
             items = {
                 "/".join(i.nested_key) or i.key: json.loads(i.value_json)
                 for i in record.history.item
