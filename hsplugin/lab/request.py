@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hsplugin.errors import CommandError
-from hsplugin.flags import check, defaults_of, flag
+from hsplugin.flags import check, defaults_of, flag, parse_yaml
 from hsplugin.lab import log
 from hsplugin.lab.data import source
 from hsplugin.lab.run import Run
@@ -120,16 +120,14 @@ def _on_slurm(given: dict[str, Any], args: argparse.Namespace) -> Machine:
 
 def _slurm_parameters(assignments: Sequence[str]) -> dict[str, Any]:
     """Turn ``["qos=high"]`` into ``{"qos": "high"}``."""
-    import yaml
-
     parameters: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not (equals and key and text):
             raise CommandError(f"--slurm {assignment!r}: write KEY=VALUE, such as qos=high")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = parse_yaml(text)
+        except ValueError:
             value = text
         # SLURM writes times and lists as text, some of which YAML takes for numbers.
         plain = isinstance(value, bool | int) and str(value).lower() == text.lower()

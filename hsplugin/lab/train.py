@@ -54,7 +54,7 @@ class Tracker(pl.Callback):  # type: ignore[misc]
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
-        self.started = False
+        self.started, self._compiles = False, settings.compile
         self._losses: list[Tensor] = []
         self._since = self._saved = time.monotonic()
 
@@ -130,9 +130,9 @@ class Tracker(pl.Callback):  # type: ignore[misc]
     ) -> None:
         """Keep the loss on the device, so that the host does not wait for it."""
         self._losses.append(outputs["loss"].detach())
-        if self.settings.compile and len(self._losses) == 1:
-            # The first step of an epoch compiles, once; it is left out of the speed.
-            self._since = time.monotonic()
+        if self._compiles:
+            # The first step of a process compiles; it is left out of the speed.
+            self._since, self._compiles = time.monotonic(), False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and save when they are due, report progress."""
