@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsplugin.errors import CommandError
+from hsplugin.errors import CommandError, remark
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,10 +50,9 @@ def decode(folder: Path, size: int) -> tuple[Tensor, Tensor, list[str]]:
             raise CommandError(f"cannot read {path} ({reason}); repair or remove it") from None
         pixels[row] = np.asarray(fitted).transpose(2, 0, 1)
     if 0 < brightest < 2**15:
-        print(
-            f"hsplugin: the 16-bit images of {folder} reach {brightest} of 65535, and of 16 bits "
-            "the upper 8 are kept; scale them to the full range",
-            file=sys.stderr,
+        remark(
+            f"the 16-bit images of {folder} reach {brightest} of 65535, and of 16 bits "
+            "the upper 8 are kept; scale them to the full range"
         )
     return torch.from_numpy(pixels), torch.tensor(listed.targets), listed.classes
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
 from torch import Tensor
 
 from hsplugin.checks import listed
-from hsplugin.errors import CommandError
+from hsplugin.errors import CommandError, remark
 from hsplugin.lab.data import Images, load
 from hsplugin.lab.methods import UNTRAINED
 from hsplugin.lab.settings import Machine, RunSettings
@@ -30,10 +29,9 @@ def check_all(settings_list: Iterable[RunSettings], machine: Machine) -> None:
             check(settings, images, machine.ranks)
         for split in ("validation", "test"):
             if missing := images.missing(getattr(images, split).labels):
-                print(
-                    f"hsplugin: the {split} split of {data} has no image of {listed(missing)}; "
-                    "its accuracies say nothing of them",
-                    file=sys.stderr,
+                remark(
+                    f"the {split} split of {data} has no image of {listed(missing)}; "
+                    "its accuracies say nothing of them"
                 )
 
 

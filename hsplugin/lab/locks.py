@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hsplugin.errors import CommandError
+from hsplugin.errors import CommandError, remark
 from hsplugin.lab.files import machine_error
 
 if TYPE_CHECKING:
@@ -79,10 +78,7 @@ def held(folder: Path, wait: float = -1) -> Iterator[None]:
                 raise
             if patience < LEASE:
                 host, process = _holder(folder)
-                print(
-                    f"hsplugin: waiting for process {process} on {host}, which is at {folder}",
-                    file=sys.stderr,
-                )
+                remark(f"waiting for process {process} on {host}, which is at {folder}")
             patience = 2 * LEASE
     try:
         yield
@@ -109,7 +105,7 @@ def _discard_empty(path: Path) -> None:
 
 def _stop(loss: LeaseCompromise) -> None:
     # Two writers would spoil each other's files; whoever took the lock goes on.
-    print(f"hsplugin: {loss.lock_file} was taken over ({loss.reason}); stopping", file=sys.stderr)
+    remark(f"{loss.lock_file} was taken over ({loss.reason}); stopping")
     os._exit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +23,6 @@ from hsplugin.lab.run import Run
 from hsplugin.lab.settings import Machine, RunSettings
 
 PREFIX = "geometry/val_"
-# Beside alignment and uniformity, what the geometry monitor measures unless told otherwise.
-FURTHER = ("wasserstein_uniformity", "rankme", "knn")
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 TAKES_PICTURES = ("tensorboard", "wandb", "mlflow")
 
@@ -108,7 +106,7 @@ class Log:
             geometry = {name: values.pop(name) for name in pairs.geometry()}
             optimum = hsplugin.uniformity_optimum(pairs.a.shape[1])
             geometry["uniformity_gap"] = geometry["uniformity"] - optimum
-            geometry |= _further(pairs, labels)
+            geometry |= _further(pairs, labels, set(geometry))
             self._values(step, {**values, **{f"{PREFIX}{k}": v for k, v in geometry.items()}})
 
         self._once(int(row["epoch"]), write)
@@ -201,12 +199,16 @@ class Log:
             self._logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
-def _further(pairs: Pairs, labels: Tensor) -> dict[str, float]:
+def _further(pairs: Pairs, labels: Tensor, known: Collection[str]) -> dict[str, float]:
+    """What else the geometry monitor measures unless told otherwise."""
     from hsplugin.metrics import METRICS
     from hsplugin.metrics.inputs import select_inputs
+    from hsplugin.monitor.mixin import DEFAULT_METRICS
 
     values = {}
-    for name in FURTHER:
+    for name in DEFAULT_METRICS:
+        if name in known:
+            continue
         metric = METRICS[name].build(max_samples=len(labels))
         inputs = select_inputs(metric.takes, metric.optional, pairs.a, pairs.b, labels)
         values[name] = float(metric.of(*inputs))

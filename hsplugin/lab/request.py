@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hsplugin.errors import CommandError
+from hsplugin.errors import CommandError, remark
 from hsplugin.flags import check, defaults_of, flag, parse_yaml
 from hsplugin.lab import log
 from hsplugin.lab.data import source
@@ -63,10 +63,8 @@ def machine(args: argparse.Namespace) -> Machine:
         # up to 4, for the memory.
         given["jobs"] = min(4, cores()) if _device(given["accelerator"]) == "cpu" else 1
     if (given["threads"] or 1) > cores():
-        print(
-            f"hsplugin: --threads {given['threads']} is more than the {cores()} cores here; "
-            f"using {cores()}",
-            file=sys.stderr,
+        remark(
+            f"--threads {given['threads']} is more than the {cores()} cores here; using {cores()}"
         )
         given["threads"] = cores()
     _checked(Machine, given)
@@ -163,10 +161,9 @@ def _precision(args: argparse.Namespace) -> str:
         if len(there) == 1:
             return str(there.pop())
         if args.cluster == "slurm" and accelerator != "cpu":
-            print(
-                "hsplugin: what the nodes multiply in hardware is not known here, so they train in "
-                "32-true; --precision bf16-mixed is faster on GPUs from Ampere on",
-                file=sys.stderr,
+            remark(
+                "what the nodes multiply in hardware is not known here, so they train in "
+                "32-true; --precision bf16-mixed is faster on GPUs from Ampere on"
             )
         # solo-learn computes its losses too in that precision.
         solo = getattr(args, "framework", None) == "solo"

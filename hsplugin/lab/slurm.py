@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -17,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsplugin.errors import CommandError
+from hsplugin.errors import CommandError, remark
 from hsplugin.lab.files import read_json, write_json
 from hsplugin.lab.job import Job
 from hsplugin.lab.pool import ended
@@ -63,7 +62,7 @@ def events(
     try:
         jobs = _attach(runs, out)
         if jobs:
-            _say(f"attached to {len(jobs)} runs that are queued or running")
+            remark(f"attached to {len(jobs)} runs that are queued or running")
         new = [settings for settings in waiting if settings.name not in jobs]
         for start in range(0, len(new), LARGEST_ARRAY):
             jobs |= _submit(new[start : start + LARGEST_ARRAY], out, machine)
@@ -71,7 +70,7 @@ def events(
     except (KeyboardInterrupt, GeneratorExit, CommandError):
         if jobs:
             ids = " ".join(sorted({job.split("_")[0] for job in jobs.values()}))
-            _say(f"the jobs go on; the same command attaches to them, scancel {ids} ends them")
+            remark(f"the jobs go on; the same command attaches to them, scancel {ids} ends them")
         raise
 
 
@@ -115,7 +114,7 @@ class _Reasons:
         counts = Counter(job.reason for job in queued if job.state == "PD")
         text = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.items()))
         if text and text != self.last and time.monotonic() - self.when > SECONDS_BETWEEN_REASONS:
-            _say(f"runs that wait, and why: {text}")
+            remark(f"runs that wait, and why: {text}")
             self.last, self.when = text, time.monotonic()
 
 
@@ -194,7 +193,9 @@ def _submit(runs: Sequence[RunSettings], out: Path, machine: Machine) -> dict[st
     except Exception as error:
         listing.unlink()
         raise CommandError(f"SLURM refused the jobs: {_refusal(error)}") from None
-    _say(f"submitted {len(runs)} runs as job {ids[0].split('_')[0]}; logs are in {executor.folder}")
+    remark(
+        f"submitted {len(runs)} runs as job {ids[0].split('_')[0]}; logs are in {executor.folder}"
+    )
     return {settings.name: job for settings, job in zip(runs, ids, strict=True)}
 
 
@@ -252,7 +253,3 @@ def job_folder(out: Path, machine: Machine) -> Path:
     # SLURM replaces some characters in the names of logs.
     readable = re.sub(r"[^\w.-]+", "-", out.resolve().name)
     return folder.absolute() / f"{readable}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
-
-
-def _say(text: str) -> None:
-    print(f"hsplugin: {text}", file=sys.stderr)
