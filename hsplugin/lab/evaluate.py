@@ -22,10 +22,19 @@ DRAWS = 10
 
 @dataclass(frozen=True)
 class Pairs:
-    """Unit projections ``(n, dim)`` of two random views of the same held-out images."""
+    """Two random views of the same held-out images: projections and backbone features.
+
+    Attributes:
+        a: Unit projections ``(n, dim)`` of the first views.
+        b: Those of the second views.
+        backbone_a: Unit features ``(n, features)`` of the first views, before the head.
+        backbone_b: Those of the second views.
+    """
 
     a: Tensor
     b: Tensor
+    backbone_a: Tensor
+    backbone_b: Tensor
 
     def alignment(self) -> float:
         """Mean squared distance of positive pairs, in [0, 4]."""
@@ -38,6 +47,10 @@ class Pairs:
     def geometry(self) -> dict[str, float]:
         """Both by name."""
         return {"alignment": self.alignment(), "uniformity": self.uniformity()}
+
+    def content(self, labels: Tensor) -> dict[str, Tensor]:
+        """What a run's file of pairs holds: all features in half precision, and the labels."""
+        return {**{name: x.half() for name, x in vars(self).items()}, "labels": labels}
 
 
 @torch.no_grad()
@@ -52,14 +65,18 @@ def features(backbone: nn.Module, images: Tensor, device: torch.device) -> Tenso
 def positive_pairs(
     backbone: nn.Module, head: nn.Module, augment: Augment, images: Tensor, device: torch.device
 ) -> Pairs:
-    """Unit projections of two views of each image; every call draws the same views."""
+    """Unit features and projections of two views of each image; the same views in every call."""
     # The views are part of the measurement's definition: neither training nor an earlier
     # measurement may change them.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         views = [augment(part.to(device)) for part in images.split(BATCH)]
-    projected = [[unit_rows(head(backbone(view))).cpu() for view in pair] for pair in views]
-    return Pairs(torch.cat([a for a, _ in projected]), torch.cat([b for _, b in projected]))
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for pair in views:
+        encoded = [backbone(view) for view in pair]
+        for part, x in zip(parts, [*map(head, encoded), *encoded], strict=True):
+            part.append(unit_rows(x).cpu())
+    return Pairs(*map(torch.cat, parts))
 
 
 def knn_right(

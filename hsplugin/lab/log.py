@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +41,10 @@ def require(logger: str | None) -> None:
     if logger == "wandb" and os.environ.get("WANDB_MODE", "online") in ("online", "run"):
         import wandb
 
-        if not wandb.login(prompt=False):
+        # What W&B says of a missing key itself would come before our line.
+        with redirect_stderr(io.StringIO()):
+            key = wandb.login(prompt=False)
+        if not key:
             raise CommandError(
                 "--logger wandb: no API key; run wandb login, or set WANDB_MODE=offline"
             )

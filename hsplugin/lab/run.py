@@ -48,7 +48,8 @@ class Run:
         word: What the first rank of a job tells the others.
         news: The latest event of the run, for a command on another machine.
         history: One row per measured epoch.
-        pairs: Unit projections of two views of each validation image, with labels.
+        pairs: Unit projections and backbone features of two views of each validation image, with
+            labels.
         answers: Share of right answers for each test image, of every accuracy.
         encoder: Weights of the last and the best epoch.
         result: Settings and measures; its existence marks the run as finished.
@@ -177,6 +178,14 @@ class Run:
         """
         return self._read(self.pairs, _pairs)
 
+    def read_backbone_pairs(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The same of the backbone's unit features; None where an earlier version kept none.
+
+        Raises:
+            CommandError: The file is damaged or missing.
+        """
+        return self._read(self.pairs, _backbone_pairs)
+
     def read_answers(self) -> dict[str, Tensor]:
         """For each accuracy, the share of right answers to each test image, ``(n,)``.
 
@@ -236,9 +245,17 @@ def _check_result(result: Mapping[str, Any]) -> None:
     describe(result["provenance"], ())
 
 
+def _backbone_pairs(path: Path) -> tuple[Tensor, Tensor, Tensor] | None:
+    content = read_torch(path)
+    return _paired(content, "backbone_") if "backbone_a" in content else None
+
+
 def _pairs(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    pairs = read_torch(path)
-    a, b, labels = _dense(pairs["a"]), _dense(pairs["b"]), pairs["labels"]
+    return _paired(read_torch(path), "")
+
+
+def _paired(pairs: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor, Tensor]:
+    a, b, labels = _dense(pairs[f"{prefix}a"]), _dense(pairs[f"{prefix}b"]), pairs["labels"]
     if not (a.ndim == 2 and a.shape == b.shape and a.shape[:1] == labels.shape and a.numel()):
         raise ValueError(f"shapes {a.shape}, {b.shape} and {labels.shape}")
     if labels.dtype != torch.int64 or labels.min() < 0:

@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +226,13 @@ def _score(
     device = torch.device("cpu")
     encoder = _AsSolo(model.backbone).eval()  # type: ignore[arg-type]
     projector = _AsSolo(model, "z").eval()
-    pairs = evaluate.positive_pairs(
-        projector, nn.Identity(), Augment(images), images.validation.images, device
+    of_backbone, pairs = (
+        evaluate.positive_pairs(
+            network, nn.Identity(), Augment(images), images.validation.images, device
+        )
+        for network in (encoder, projector)
     )
+    pairs = replace(pairs, backbone_a=of_backbone.a, backbone_b=of_backbone.b)
     scorer = evaluate.Scorer(images, settings.labels_per_class)
     accuracies, answers = scorer.final(encoder, device)
     measured = {**pairs.geometry(), **accuracies}
@@ -252,7 +256,7 @@ def _score(
     write_torch(
         run.answers, {f"{which}{name}": a for which in ("", "best_") for name, a in answers.items()}
     )
-    write_torch(run.pairs, {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
+    write_torch(run.pairs, pairs.content(labels))
     write_json(run.result, result)
     shutil.rmtree(run.images, ignore_errors=True)
 

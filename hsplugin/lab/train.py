@@ -321,7 +321,7 @@ def _finish(
     measures = {k: v for k, v in last.items() if k not in pairs.geometry()}
     measures |= {f"best_{name}": value for name, value in best.items()}
     tracker.run_log.result(measures, learner.global_step, pairs, labels, tracker.history)
-    write_torch(run.pairs, {"a": pairs.a.half(), "b": pairs.b.half(), "labels": labels})
+    write_torch(run.pairs, pairs.content(labels))
     write_torch(run.answers, {**answers, **{f"best_{name}": a for name, a in best_answers.items()}})
     write_torch(run.encoder, {"last": last_weights, "best": tracker.best})
     write_json(run.result, result)

@@ -28,7 +28,8 @@ def settled(out: Path, **flags: object) -> str:
 @pytest.mark.parametrize(
     ("listed", "found"),
     [
-        ("flags\t\t: fpu avx512f avx512_bf16\n", True),
+        # It can, but float32 is faster there.
+        ("flags\t\t: fpu avx512f avx512_bf16\n", False),
         ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
         ("Features\t: fp asimd bf16\n", True),
         ("flags\t\t: fpu avx2 avx512f\nmodel name : bf16\n", False),
