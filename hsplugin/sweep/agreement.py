@@ -73,6 +73,26 @@ def dominance(first: Floats, second: Floats, accuracy: Floats) -> Floats:
     return _ratio(won.sum(1), ordered.sum(1).astype(np.float64))
 
 
+def lost(signed: Floats, by_labels: Floats, accuracy: Floats) -> Floats:
+    """Accuracy lost by choosing the encoder with the most of a metric, not the best by labels.
+
+    Below zero where the metric's choice is the better one on test images. Each argument is
+    (samples, n).
+
+    Args:
+        signed: The metric, times its expected sign.
+        by_labels: Accuracy on validation images; its highest is the choice by labels.
+        accuracy: Accuracy on test images.
+    """
+    rows = np.arange(len(accuracy))
+    return accuracy[rows, by_labels.argmax(1)] - accuracy[rows, signed.argmax(1)]
+
+
+def lost_at_random(by_labels: Floats, accuracy: Floats) -> Floats:
+    """The same of a choice at random, in the mean: what `lost` must be below to be of use."""
+    return accuracy[np.arange(len(accuracy)), by_labels.argmax(1)] - accuracy.mean(1)
+
+
 def _ratio(above: Floats, below: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(below > 0, above / below, np.nan)
@@ -87,7 +107,7 @@ def estimate(
     out, and so are resamples in which the statistic is not defined.
 
     Args:
-        statistic: One of `spearman`, `kendall` and `dominance`.
+        statistic: One of the functions above.
         *columns: Its arguments, each with one value per encoder.
         seed: Seed of the resampling.
     """

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hsplugin.lab.run import Run, hyperparameters
 from hsplugin.lab.settings import RunSettings
+from hsplugin.sweep.agreement import Estimate
 from hsplugin.sweep.grid import align_share
 from hsplugin.sweep.metrics import METRICS, geometry
 
@@ -20,6 +23,8 @@ ACCURACIES = {
     "validation_linear": "linear, validation",
     "validation_knn": "kNN, validation",
 }
+# Test accuracy -> the accuracy by which labels choose an encoder.
+CHOSEN_BY = {"linear": "validation_linear", "knn": "validation_knn"}
 NESTED = ("options", "defaults", "provenance")
 # What a sweep usually varies; None where a method does not have it.
 VARIED = ("align_share", "alpha", "t", "temperature", "dim", "batch_size", "lr")
@@ -40,9 +45,9 @@ def rows_of(out: Path, settings_list: Sequence[RunSettings]) -> list[Row]:
         result = run.read_result()
         trained_with = hyperparameters(result)
         values = {
+            **geometry(run),
             **result,
             **trained_with,
-            **geometry(run),
             "run": run.name,
             "align_share": align_share(trained_with),
             "align_plus_uniform": result["alignment"] + result["uniformity"],
@@ -50,6 +55,18 @@ def rows_of(out: Path, settings_list: Sequence[RunSettings]) -> list[Row]:
         }
         rows.append({name: values.get(name) for name in COLUMNS})
     return rows
+
+
+def losses(
+    found: Mapping[tuple[str, str, str], Estimate],
+) -> list[tuple[str, list[Estimate]]]:
+    """What is lost by each way to choose, the least in linear accuracy first, with its heading."""
+    headings = {**{name: heading for name, (heading, _) in METRICS.items()}, "random": "chance"}
+    table = [
+        (heading, [found[name, accuracy, "lost"] for accuracy in CHOSEN_BY])
+        for name, heading in headings.items()
+    ]
+    return sorted(table, key=lambda line: (np.isnan(line[1][0].value), line[1][0].value))
 
 
 def in_words(row: Row) -> str:

@@ -1,17 +1,23 @@
-"""The metrics that a sweep relates to accuracy: those of the table that have a direction."""
+"""The metrics that a sweep relates to accuracy: those of the table that have a direction.
+
+Each is measured of the projections and, with a prefix to its name, of the backbone's features.
+"""
 
 from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
+import hsplugin
 from hsplugin.lab.run import Run
 from hsplugin.metrics import METRICS as TABLE
 from hsplugin.metrics.inputs import select_inputs
 
 # A metric that is itself what the others are related to.
 ACCURACY = "knn"
-# Column -> (heading, expected sign: less (-1) or more (+1) of it should mean higher accuracy).
-METRICS = {
+BACKBONE = "backbone_"
+_DIRECTED = {
     "align_plus_uniform": ("alignment + uniformity", -1),
     **{
         name: (kind.title, 1 if kind.higher_is_better else -1)
@@ -19,23 +25,37 @@ METRICS = {
         if kind.higher_is_better is not None and name != ACCURACY
     },
 }
-# Every run records these itself, from both views.
-RECORDED = ("alignment", "uniformity")
+# Column -> (heading, expected sign: less (-1) or more (+1) of it should mean higher accuracy).
+METRICS = {
+    **_DIRECTED,
+    **{
+        f"{BACKBONE}{name}": (f"{title}, backbone", sign)
+        for name, (title, sign) in _DIRECTED.items()
+    },
+}
 
 
 def geometry(run: Run) -> dict[str, float]:
-    """Metrics of the projections of a run's positive pairs; NaN where one is not defined.
+    """Metrics of a run's positive pairs; NaN where one is not defined or an old run lacks it.
 
     Only tolerance and the rank within classes use labels.
     """
-    a, b, labels = run.read_pairs()
+    values = dict.fromkeys(METRICS, math.nan) | _measured("", *run.read_pairs())
+    of_backbone = run.read_backbone_pairs()
+    return values if of_backbone is None else values | _measured(BACKBONE, *of_backbone)
+
+
+def _measured(prefix: str, a: Tensor, b: Tensor, labels: Tensor) -> dict[str, float]:
     settings = {"normalize": False, "num_classes": int(labels.max()) + 1}
     values = {}
-    for name, kind in TABLE.items():
-        if name in METRICS and name not in RECORDED:
-            metric = kind.build(**settings)
-            try:
-                values[name] = float(metric.of(*select_inputs(kind.takes, (), a, b, labels)))
-            except (ValueError, RuntimeError):
-                values[name] = math.nan
-    return values
+    for name in _DIRECTED.keys() & TABLE.keys():
+        kind = TABLE[name]
+        try:
+            inputs = select_inputs(kind.takes, (), a, b, labels)
+            values[name] = float(kind.build(**settings).of(*inputs))
+        except (ValueError, RuntimeError):
+            values[name] = math.nan
+    # As every run records it, of both views.
+    values["uniformity"] = float(hsplugin.uniform_loss(a) + hsplugin.uniform_loss(b)) / 2
+    values["align_plus_uniform"] = values["alignment"] + values["uniformity"]
+    return {f"{prefix}{name}": value for name, value in values.items()}

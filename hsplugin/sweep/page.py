@@ -12,10 +12,18 @@ from hsplugin.page.controls import Control, Step
 from hsplugin.page.plane import SYMBOLS, Cloud, Colour, plane
 from hsplugin.provenance import in_words as machine_in_words
 from hsplugin.sweep.agreement import STATISTICS, Estimate
-from hsplugin.sweep.encoders import ACCURACIES, VARIED, Row, best_of_each_method, in_words
+from hsplugin.sweep.encoders import (
+    ACCURACIES,
+    CHOSEN_BY,
+    VARIED,
+    Row,
+    best_of_each_method,
+    in_words,
+    losses,
+)
 from hsplugin.sweep.metrics import METRICS
 from hsplugin.sweep.pictures import PROBES, colour_ends, in_expected_direction, with_arrow
-from hsplugin.sweep.words import BEST, EXPLANATION, budget, title
+from hsplugin.sweep.words import BEST, EXPLANATION, LOST, budget, title
 
 Found = Mapping[tuple[str, str, str], Estimate]
 # What the matrix shows until the reader chooses: more panels would be too small to read.
@@ -71,6 +79,12 @@ def page(rows: Sequence[Row], missing: int, found: Found, command: Sequence[str]
             ["share of ordered pairs"]
             + [_with_interval(found["lower_left", name, "dominance"]) for name in ACCURACIES]
         ],
+    )
+    made.heading("Choosing an encoder without labels")
+    made.text("Points of accuracy lost beside the choice by labels on validation images.")
+    made.table(
+        [LOST, *(ACCURACIES[name] for name in CHOSEN_BY)],
+        [[heading, *map(_with_interval, estimates)] for heading, estimates in losses(found)],
     )
     made.heading("Encoders")
     made.table(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hsplugin.plots import figure
 from hsplugin.sweep.agreement import Estimate
-from hsplugin.sweep.metrics import METRICS
+from hsplugin.sweep.metrics import BACKBONE, METRICS
 
 Row = dict[str, Any]
 
@@ -136,23 +136,28 @@ def with_arrow(metric: str) -> str:
 def coefficients(found: dict[tuple[str, str, str], Estimate]) -> Any:
     """Spearman's coefficient of each metric with accuracy on the test split, with intervals.
 
-    Signed so that the right side means the expected sign.
+    Signed so that the right side means the expected sign; projections left, backbone right.
     """
-    drawing, (ax,) = _figure(1, width=7.2, height=4.0)
-    names = list(METRICS)
-    for offset, (accuracy, title) in enumerate(PROBES):
-        for place, metric in enumerate(names):
-            one = in_expected_direction(found[metric, accuracy, "spearman"], metric)
-            y = place + 0.16 * (2 * offset - 1)
-            ax.plot([one.low, one.high], [y, y], color=COLOURS[offset], lw=1.5)
-            label = title if place == 0 else None
-            ax.plot(one.value, y, "o", color=COLOURS[offset], label=label)
-    ax.axvline(0, color="0.6", lw=0.8)
-    ax.set_yticks(range(len(names)), list(map(with_arrow, names)))
-    ax.invert_yaxis()
-    ax.set(
-        xlim=(-1.02, 1.02),
-        xlabel="Spearman correlation with test accuracy in the expected direction",
+    names = [name for name in METRICS if f"{BACKBONE}{name}" in METRICS]
+    drawing, axes = _figure(2, width=4.6, height=0.6 + 0.3 * len(names))
+    axes[1].sharey(axes[0])
+    axes[1].tick_params(labelleft=False)
+    panels = zip(axes, ("", BACKBONE), ("projections", "backbone features"), strict=True)
+    for ax, prefix, measured in panels:
+        for offset, (accuracy, title) in enumerate(PROBES):
+            for place, name in enumerate(names):
+                metric = f"{prefix}{name}"
+                one = in_expected_direction(found[metric, accuracy, "spearman"], metric)
+                y = place + 0.16 * (2 * offset - 1)
+                ax.plot([one.low, one.high], [y, y], color=COLOURS[offset], lw=1.5)
+                label = title if place == 0 and not prefix else None
+                ax.plot(one.value, y, "o", color=COLOURS[offset], label=label)
+        ax.axvline(0, color="0.6", lw=0.8)
+        ax.set(xlim=(-1.02, 1.02), title=f"of {measured}")
+    axes[0].set_yticks(range(len(names)), list(map(with_arrow, names)))
+    axes[0].invert_yaxis()
+    drawing.supxlabel(
+        "Spearman correlation with test accuracy in the expected direction", fontsize=10
     )
     drawing.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2)
     return drawing

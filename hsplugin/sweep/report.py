@@ -11,10 +11,25 @@ from hsplugin.lab.files import markdown_table, write_atomically, write_csv, writ
 from hsplugin.lab.settings import RunSettings
 from hsplugin.provenance import describe
 from hsplugin.sweep import page, pictures
-from hsplugin.sweep.agreement import STATISTICS, Estimate, dominance, estimate
-from hsplugin.sweep.encoders import ACCURACIES, Row, best_of_each_method, in_words, rows_of
+from hsplugin.sweep.agreement import (
+    STATISTICS,
+    Estimate,
+    dominance,
+    estimate,
+    lost,
+    lost_at_random,
+)
+from hsplugin.sweep.encoders import (
+    ACCURACIES,
+    CHOSEN_BY,
+    Row,
+    best_of_each_method,
+    in_words,
+    losses,
+    rows_of,
+)
 from hsplugin.sweep.metrics import METRICS
-from hsplugin.sweep.words import BEST, EXPLANATION, budget, title
+from hsplugin.sweep.words import BEST, EXPLANATION, LOST, budget, title
 
 FILES = (
     "sweep.csv",
@@ -42,6 +57,12 @@ def agreements(rows: Sequence[Row]) -> dict[tuple[str, str, str], Estimate]:
             [row["uniformity"] for row in rows],
             correct,
         )
+    for accuracy, by_labels in CHOSEN_BY.items():
+        both = [[row[by_labels] for row in rows], [row[accuracy] for row in rows]]
+        for metric, (_, sign) in METRICS.items():
+            signed = [sign * float(row[metric]) for row in rows]
+            found[metric, accuracy, "lost"] = estimate(lost, signed, *both)
+        found["random", accuracy, "lost"] = estimate(lost_at_random, *both)
     return found
 
 
@@ -91,6 +112,10 @@ def tables(rows: Sequence[Row], found: dict[tuple[str, str, str], Estimate]) -> 
     body = [["lower left wins", *ACCURACIES.values()]]
     shares = [found["lower_left", accuracy, "dominance"] for accuracy in ACCURACIES]
     body.append(["share of ordered pairs", *(str(share).replace("+", "") for share in shares)])
+    parts.append(markdown_table(body))
+    body = [[LOST, *(ACCURACIES[name] for name in CHOSEN_BY)]]
+    for heading, estimates in losses(found):
+        body.append([heading, *map(str, estimates)])
     parts.append(markdown_table(body))
     return "\n\n".join(parts)
 

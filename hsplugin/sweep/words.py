@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from hsplugin.sweep.encoders import Row
 
 BEST = "best on validation (linear)"
+LOST = "points lost by choosing by"
 # In Markdown.
 EXPLANATION = """\
 Metrics are of normalised projections of two views of each validation image (t = 2); accuracy is of
 the frozen backbone after the last epoch, in percent. Intervals: 95 %, bootstrap over encoders.
 *Expected sign*: the sign that a useful metric would have. *Lower left wins*: among the pairs in
 which one encoder is both better aligned and more uniform, how often it is also more accurate (0.5
-is chance). Only tolerance uses labels."""
+is chance). *Points lost*: test accuracy of the encoder with the best accuracy on validation minus
+that of the one that the metric ranks first. Only tolerance and the rank in classes use labels."""
 
 
 def title(rows: Sequence[Row], missing: int) -> str:

@@ -45,6 +45,15 @@ def test_dominance_counts_the_pairs_that_agree(columns):
     assert agreement.dominance(first, second, accuracy)[0] == pytest.approx(won / ordered)
 
 
+def test_what_is_lost_is_the_difference_of_the_two_choices():
+    accuracy = np.array([[70.0, 90.0, 80.0]])
+    on_validation = np.array([[71.0, 88.0, 89.0]])  # labels choose the third
+    assert agreement.lost(np.array([[3.0, 1.0, 2.0]]), on_validation, accuracy) == 10.0
+    assert agreement.lost(np.array([[1.0, 3.0, 2.0]]), on_validation, accuracy) == -10.0
+    assert agreement.lost(on_validation, on_validation, accuracy) == 0.0
+    assert agreement.lost_at_random(on_validation, accuracy) == 0.0
+
+
 def test_the_interval_is_close_to_scipys_bootstrap(columns):
     x, y = columns[0][0], columns[1][0]
     ours = agreement.estimate(agreement.spearman, x, y)

@@ -13,6 +13,7 @@ from hsplugin.sweep.encoders import ACCURACIES, COLUMNS, NESTED, in_words
 from hsplugin.sweep.metrics import METRICS
 from hsplugin.sweep.page import MATRIX, page
 from hsplugin.sweep.report import agreements
+from hsplugin.sweep.words import LOST
 from tests.browser import chromium, column, complaints, drawn, hovered, requests
 
 PUBLISHED = Path(__file__).parents[2] / "examples" / "results" / "sweep" / "sweep.csv"
@@ -119,7 +120,11 @@ def test_the_tables_hold_the_coefficients_and_all_encoders_and_sort(browser, wri
             values = [found[metric, accuracy, statistic].value for metric in METRICS]
             expected = ["" if math.isnan(value) else repr(value) for value in values]
             assert column(table, heading) == expected
-    encoders = tables[4]
+    lowest = min(ROWS, key=lambda row: row["uniformity"])
+    best = max(ROWS, key=lambda row: row["validation_linear"])
+    lost = dict(zip(column(tables[4], LOST), column(tables[4], "linear, test"), strict=True))
+    assert float(lost["uniformity"]) == pytest.approx(best["linear"] - lowest["linear"])
+    encoders = tables[5]
     assert column(encoders, "linear, test") == [repr(row["linear"]) for row in ROWS]
     button = encoders.find_element("xpath", ".//button[text()='temperature']")
     button.send_keys("\ue007")  # Enter
