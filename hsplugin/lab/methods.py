@@ -172,7 +172,7 @@ def _predict_target(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _against_target(networks: Networks, a: Tensor, b: Tensor) -> Tensor:
-    """MoCo and TiCo: the first view's projection meets the second's momentum projection."""
+    """MoCo's forms and TiCo: the first view's projection meets the second's momentum projection."""
     return networks.loss(networks.project(a), networks.target(b))
 
 
@@ -259,6 +259,32 @@ METHODS: dict[str, Method] = {
             {"temperature": 0.5},
             {"momentum": 0.95},
             {"temperature": 0.2, "momentum": 0.95},
+        ),
+        _against_target,
+        momentum=True,
+    ),
+    "align_uniform_moco": Method(
+        "this package: the paper's form for MoCo, against a queue of momentum keys",
+        _head("MoCoProjectionHead"),
+        _loss(
+            "hsplugin_lightly.AlignUniformLoss",
+            *("align_weight", "uniform_weight", "alpha", "t"),
+            memory_bank_size=("queue", "dim"),
+        ),
+        {
+            "hidden": 512,
+            "align_weight": 3.0,
+            "uniform_weight": 1.0,
+            "alpha": 2.0,
+            "t": 3.0,
+            "queue": 4096,
+            "momentum": 0.99,
+        },
+        (
+            {"align_weight": 1.0, "t": 2.0},
+            {"align_weight": 5.0, "t": 5.0},
+            {"momentum": 0.95},
+            {"align_weight": 1.0, "t": 2.0, "momentum": 0.95},
         ),
         _against_target,
         momentum=True,
