@@ -16,8 +16,10 @@ from hsplugin.metrics.directions import directions
 from hsplugin.metrics.moments import covariance_spectrum
 
 
-def figure(columns: int, *, width: float = 4.0, height: float = 3.6) -> tuple[Any, list[Any]]:
-    """A figure with axes side by side, not tied to a window: (figure, axes).
+def figure(
+    columns: int, *, rows: int = 1, width: float = 4.0, height: float = 3.6
+) -> tuple[Any, list[Any]]:
+    """A figure with axes of that size each, row by row, not tied to a window: (figure, axes).
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -29,9 +31,10 @@ def figure(columns: int, *, width: float = 4.0, height: float = 3.6) -> tuple[An
         raise ImportError(
             "figures need matplotlib; install it with: pip install 'hsplugin[compare]'"
         ) from error
-    made = Figure(figsize=(width * columns, height), layout="constrained")
+    made = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(made)
-    return made, [made.add_subplot(1, columns, 1 + column) for column in range(columns)]
+    axes = [made.add_subplot(rows, columns, 1 + i) for i in range(rows * columns)]
+    return made, axes
 
 
 def png(made: Any, dpi: int = 100) -> bytes:
