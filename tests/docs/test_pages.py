@@ -1,0 +1,143 @@
+"""What the README and the pages show: Python runs, commands have the flags that they are given.
+
+A block of ``pycon`` is a doctest; those of a page share their names. A block of ``python`` is a
+script of its own, unless ``<!-- fragment -->`` stands before it; those of the README are fragments.
+A fragment only compiles. Of ``bash``, commands are read by their own parsers and not run.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hsplugin.cli import _parser
+from hsplugin.monitor.options import environment_options
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "examples" / "docs").glob("*.md"))]
+FENCE = re.compile(r"^(<!-- fragment -->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    fragment: bool
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in FENCE.finditer(text):
+        line = text.count("\n", 0, found.start(2)) + 1
+        fragment = found[1] is not None or page == README
+        yield Block(page, line, found[2], found[3], fragment)
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def written_in(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+SCRIPTS = [block for block in written_in("python") if not block.fragment]
+FRAGMENTS = [block for block in written_in("python") if block.fragment]
+
+
+def commands_of(text: str) -> Iterator[list[str]]:
+    """The commands of shell lines, as words; what follows a pipe or a redirection is left out."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        skipped = False
+        for word in lexer:
+            if word in ("&&", ";"):
+                yield words
+                words, skipped = [], False
+            else:
+                skipped |= word in ("|", ">", ">>", "<", "2>")
+                words += [] if skipped else [word]
+        yield words
+
+
+COMMANDS = [
+    pytest.param(command, id=f"{block.place} {' '.join(command)[:60]}")
+    for block in written_in("bash")
+    for command in commands_of(block.text)
+    if command
+]
+
+
+def test_a_line_of_shell_is_taken_apart() -> None:
+    line = "A=1 hsplugin measure 'x y.npy' \\\n  --t 2 > out  # a remark\npip install a && tox run"
+    words = ["A=1", "hsplugin", "measure", "x y.npy", "--t", "2"]
+    assert list(commands_of(line)) == [words, ["pip", "install", "a"], ["tox", "run"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sessions_print_what_they_show(page: Path) -> None:
+    blocks = [block for block in written_in("pycon") if block.page == page]
+    # Empty lines in place of the text between them, so that a failure names the line of the page.
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] * (block.line - len(lines)) + block.text.splitlines()
+    session = doctest.DocTestParser().get_doctest("\n".join(lines), {}, page.name, str(page), 0)
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(session, out=said.append)
+    assert not said, "".join(said)
+
+
+@pytest.mark.parametrize("block", FRAGMENTS, ids=lambda block: block.place)
+def test_fragments_compile(block: Block) -> None:
+    compile(block.text, block.place, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", SCRIPTS, ids=lambda block: block.place)
+def test_scripts_run(block: Block, tmp_path: Path) -> None:
+    paths = [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", block.text],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_have_the_flags_they_are_given(command: list[str]) -> None:
+    while "=" in command[0]:
+        name, _, value = command.pop(0).partition("=")
+        if name == "HSPLUGIN_MONITOR":
+            environment_options(value)
+    program, *arguments = command
+    if program == "hsplugin":
+        _parser().parse_args(arguments)  # exits where a flag is unknown
+    elif program == "python" and arguments[0].startswith("examples/"):
+        source = (ROOT / arguments[0]).read_text(encoding="utf-8")
+        flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+        assert [flag for flag in flags if f'"{flag}"' not in source] == []
+    for extras in re.findall(r"(?:hsplugin|HSPLUGIN|\.)\[([\w,-]+)\]", " ".join(arguments)):
+        assert set(extras.split(",")) <= set(metadata("hsplugin").get_all("Provides-Extra") or [])
