@@ -1,8 +1,9 @@
 """What the README and the pages show: Python runs, commands have the flags that they are given.
 
 A block of ``pycon`` is a doctest; those of a page share their names. A block of ``python`` is a
-script of its own, unless ``<!-- fragment -->`` stands before it; those of the README are fragments.
-A fragment only compiles. Of ``bash``, commands are read by their own parsers and not run.
+script of its own, and one of ``console`` has commands with what they print; those of a page run in
+one folder. Where ``<!-- fragment -->`` stands before a block, as of the README's all, it is only
+compiled. Of ``bash``, commands are read by their own parsers and not run.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def written_in(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
 
 
-SCRIPTS = [block for block in written_in("python") if not block.fragment]
+RUN = [block for block in BLOCKS if block.language in ("python", "console") and not block.fragment]
 FRAGMENTS = [block for block in written_in("python") if block.fragment]
 
 
@@ -112,18 +113,35 @@ def test_fragments_compile(block: Block) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", SCRIPTS, ids=lambda block: block.place)
-def test_scripts_run(block: Block, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", dict.fromkeys(block.page for block in RUN), ids=lambda p: p.name)
+def test_scripts_and_commands_run(page: Path, tmp_path: Path) -> None:
+    for block in (block for block in RUN if block.page == page):
+        if block.language == "python":
+            run(block, tmp_path, "-c", block.text)
+            continue
+        for shown in block.text.split("$ ")[1:]:
+            command, _, expected = shown.partition("\n")
+            program, *arguments = shlex.split(command)
+            assert program == "hsplugin"
+            printed = run(block, tmp_path, "-m", "hsplugin.cli", *arguments)
+            options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+            same = doctest.OutputChecker().check_output(expected, printed, options)
+            assert same, f"{block.place}: {command} prints\n{printed}"
+
+
+def run(block: Block, folder: Path, *arguments: str) -> str:
+    """What a process of Python prints, or fail with its errors."""
     paths = [str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, "-c", block.text],
-        cwd=tmp_path,
+        [sys.executable, *arguments],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{block.place}:\n{done.stderr}"
+    return done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
