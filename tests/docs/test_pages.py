@@ -8,6 +8,7 @@ compiled. Of ``bash``, commands are read by their own parsers and not run.
 
 from __future__ import annotations
 
+import csv
 import doctest
 import os
 import re
@@ -159,3 +160,27 @@ def test_commands_have_the_flags_they_are_given(command: list[str]) -> None:
         assert [flag for flag in flags if f'"{flag}"' not in source] == []
     for extras in re.findall(r"(?:hsplugin|HSPLUGIN|\.)\[([\w,-]+)\]", " ".join(arguments)):
         assert set(extras.split(",")) <= set(metadata("hsplugin").get_all("Provides-Extra") or [])
+
+
+def milliseconds(value: str) -> str:
+    number = float(value)
+    return f"{number:.2f}" if number < 1 else f"{number:.1f}" if number < 10 else f"{number:.0f}"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("pdist", "hsplugin"), ("lightly-loss", "our-loss")], ids=str
+)
+def test_the_table_of_times_is_that_of_the_results(theirs: str, ours: str) -> None:
+    """Gains are quotients of the speeds beside pdist, which were taken in the same rounds."""
+    results = ROOT / "examples" / "results" / "bench"
+    machines = []
+    for folder in ("xeon/one_thread", "xeon/two_threads", "zen1/one_thread", "zen1/two_threads"):
+        with (results / folder / "bench.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["mode"] == "forward+backward"]
+        machines.append({(row["contender"], row["n"]): row for row in rows})
+    page = (ROOT / "examples" / "docs" / "performance.md").read_text()
+    for size in ("64", "128", "256", "512", "1024", "2048", "4096", "8192"):
+        times = [milliseconds(machines[0][name, size]["median_ms"]) for name in (theirs, ours)]
+        gains = [float(m[ours, size]["ratio"]) / float(m[theirs, size]["ratio"]) for m in machines]
+        shown = [f"{gain:.1f}x" if gain < 9.95 else f"{gain:.0f}x" for gain in gains]
+        assert f"| {' | '.join([size, *times, *shown])} |" in page
