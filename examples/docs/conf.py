@@ -1,0 +1,59 @@
+"""How Sphinx builds the site: ``tox run -e docs``."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import hsplugin
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_extensions"))
+# Sphinx reads one folder, so the notebooks are copied into it; they keep their committed outputs.
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+(HERE / "notebooks").mkdir()
+for notebook in HERE.parent.glob("notebooks/*.ipynb"):
+    shutil.copy(notebook, HERE / "notebooks")
+
+project = "hsplugin"
+author = "hsplugin contributors"
+project_copyright = f"%Y, {author}"
+version = release = hsplugin.__version__
+
+extensions = [
+    "myst_nb",
+    "repository_links",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_argparse_cli",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_extensions", "**/.ipynb_checkpoints"]
+nitpicky = True
+# Types of other packages, whose documentation an offline build cannot look names up in.
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections|pathlib|typing|numpy|torch|torchmetrics|lightly|lightning)(\..*)?"),
+    ("py:.*", r"(pytorch_lightning|sentence_transformers|solo|stable_pretraining)(\..*)?"),
+]
+
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 4
+
+# Frameworks that a build needs for nothing but the names of base classes.
+autodoc_mock_imports = ["omegaconf", "sentence_transformers", "solo", "stable_pretraining"]
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"show-inheritance": False}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+copybutton_exclude = ".linenos, .gp, .go"
+html_theme = "furo"
+html_title = "hsplugin"
+html_theme_options = {
+    "source_repository": "https://github.com/hsplugin/hsplugin/",
+    "source_branch": "main",
+    "source_directory": "examples/docs/",
+}
