@@ -103,7 +103,7 @@ def uniform_loss(
     Does not normalise; on unit vectors the value lies in [-4t, 0], lower is better. Its infimum
     over distributions on the sphere is :func:`uniformity_optimum`; the estimate from a small
     batch can fall below it. Exact for every t, in O(N d) memory. Rounding
-    moves each exponent by about t |x|^2 eps, which matters for long rows alone: pass those as
+    moves each exponent by about :math:`t \|x\|^2 \epsilon`, which matters for long rows alone: pass those as
     float64.
 
     Args:

@@ -34,6 +34,7 @@ nitpicky = True
 # Types of other packages, whose documentation an offline build cannot look names up in.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|pathlib|typing|numpy|torch|torchmetrics|lightly|lightning)(\..*)?"),
+    ("py:class", r"Extract|Metric|Pool|Tensor|hsplugin\.losses\._Loss"),
     ("py:.*", r"(pytorch_lightning|sentence_transformers|solo|stable_pretraining)(\..*)?"),
 ]
 
@@ -45,7 +46,6 @@ myst_heading_anchors = 4
 autodoc_mock_imports = ["omegaconf", "sentence_transformers", "solo", "stable_pretraining"]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"show-inheritance": False}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
