@@ -20,6 +20,7 @@ project_copyright = f"%Y, {author}"
 version = release = hsplugin.__version__
 
 extensions = [
+    "declared",
     "myst_nb",
     "repository_links",
     "sphinx.ext.autodoc",
@@ -48,6 +49,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Settings of method_kwargs", "params_style")]
 
 copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "furo"

@@ -48,8 +48,8 @@ class RankMe(RankMetric):
     See :func:`hsplugin.metrics.functional.rankme`. Takes the features as they are, as the paper
     does. The singular values come from the eigenvalues of X^T X in float64, so those below 1e-8 of
     the largest are rounding noise of about that size, which is less than the paper's epsilon.
-    :meth:`GeometryMetric.of` decomposes X itself and agrees to about 1e-5 relative even where the rank is
-    deficient.
+    :meth:`GeometryMetric.of` decomposes X itself and agrees to about 1e-5 relative even where the
+    rank is deficient.
 
     Args:
         epsilon: Added to each p, above 0.
