@@ -77,13 +77,16 @@ CASES: dict[str, Callable[[torch.Generator], Views]] = {
 }
 
 
-def value(name: str, x: Tensor, y: Tensor) -> float | None:
-    """A metric with its defaults, or nothing where it has no value."""
+def value(name: str, x: Tensor, y: Tensor) -> float:
+    """A metric with its defaults."""
     metric = METRICS[name].build(num_classes=CLASSES)
-    try:
-        return float(metric.of(*select_inputs(metric.takes, metric.optional, x, y, LABELS)))
-    except (ValueError, OverflowError):
-        return None
+    return float(metric.of(*select_inputs(metric.takes, metric.optional, x, y, LABELS)))
+
+
+def rounded(number: float) -> str:
+    """Three digits, and at most three after the point."""
+    digits = next((n for n, least in enumerate((100, 10, 1)) if abs(number) >= least), 3)
+    return f"{round(number, digits) + 0.0:.{digits}f}"  # no -0.000
 
 
 def table() -> str:
@@ -96,8 +99,7 @@ def table() -> str:
     for name in METRICS:
         cells = []
         for x, y in views.values():
-            found = value(name, x, y)
-            cells.append("none" if found is None else f"{found:.3g}")
+            cells.append(rounded(value(name, x, y)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

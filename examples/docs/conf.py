@@ -54,6 +54,8 @@ napoleon_custom_sections = [("Settings of method_kwargs", "params_style")]
 copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "furo"
 html_title = "hsplugin"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_theme_options = {
     "source_repository": "https://github.com/hsplugin/hsplugin/",
     "source_branch": "main",

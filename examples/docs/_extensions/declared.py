@@ -93,7 +93,7 @@ def _monitor(name: str, kind: type[GeometryMetric]) -> str:
 
 def methods() -> str:
     """The methods that can be trained, as a table."""
-    table = ".. list-table::\n   :header-rows: 1\n   :widths: 35 35 30\n\n"
+    table = ".. list-table::\n   :header-rows: 1\n   :widths: 30 30 40\n\n"
     rows = [_row("method", "own options and defaults", "also tried by ``--tune``")]
     for name, method in METHODS.items():
         rows.append(
