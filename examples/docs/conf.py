@@ -51,6 +51,9 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Settings of method_kwargs", "params_style")]
 
+# GitHub makes the anchors of its pages in the browser.
+linkcheck_anchors_ignore_for_url = ["https://github.com/"]
+
 copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "furo"
 html_title = "hsplugin"
