@@ -44,7 +44,14 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
 # Frameworks that a build needs for nothing but the names of base classes.
-autodoc_mock_imports = ["omegaconf", "sentence_transformers", "solo", "stable_pretraining"]
+autodoc_mock_imports = [
+    "omegaconf",
+    "sentence_transformers",
+    "solo",
+    "stable_pretraining",
+    "timm",
+    "transformers",
+]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
