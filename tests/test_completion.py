@@ -13,6 +13,7 @@ PACKAGES = (
     "hsplugin",
     "hsplugin.metrics",
     "hsplugin.metrics.functional",
+    "hsplugin.monitor",
     "hsplugin_lightly",
     "hsplugin_sentence_transformers",
     "hsplugin_solo",

@@ -1,5 +1,6 @@
 """How Sphinx builds the site: ``tox run -e docs``."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ sys.path.insert(0, str(HERE / "_extensions"))
 # Sphinx reads one folder, so the notebooks are copied into it; they keep their committed outputs.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 (HERE / "notebooks").mkdir()
-for notebook in HERE.parent.glob("notebooks/*.ipynb"):
-    shutil.copy(notebook, HERE / "notebooks")
+for path in HERE.parent.glob("notebooks/*.ipynb"):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    # Cells with ! commands are no plain Python.
+    notebook["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    (HERE / "notebooks" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
 
 project = "hsplugin"
 author = "hsplugin contributors"
@@ -40,6 +44,8 @@ nitpick_ignore_regex = [
 ]
 
 nb_execution_mode = "off"
+# Of a ! command over several lines; it is coloured all the same.
+suppress_warnings = ["misc.highlighting_failure"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 

@@ -21,6 +21,7 @@ PUBLIC = (
     "hsplugin",
     "hsplugin.metrics",
     "hsplugin.metrics.functional",
+    "hsplugin.monitor",
     "hsplugin_lightly",
     "hsplugin_sentence_transformers",
     "hsplugin_solo",

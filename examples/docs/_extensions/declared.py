@@ -26,7 +26,7 @@ INPUTS = {
     "views": "the features of several views",
     "labels": "class labels",
 }
-DIRECTIONS = {True: "more is better", False: "less is better", None: "neither"}
+DIRECTIONS = {True: "more", False: "less", None: "neither more nor less"}
 
 
 def metric(name: str) -> str:
@@ -41,7 +41,7 @@ def metric(name: str) -> str:
         "Range": _range(kind),
         "Takes": _takes(kind),
         "Monitor": _monitor(name, kind),
-        "Source": " ".join(source[1].split()) if source else "",
+        "Source": _first_sentence(source[1]) if source else "",
         "Reference": f":class:`hsplugin.metrics.{kind.__name__}`, "
         f":func:`hsplugin.metrics.functional.{name}`",
     }
@@ -50,6 +50,10 @@ def metric(name: str) -> str:
     ]
     table = ".. list-table::\n   :stub-columns: 1\n   :widths: 15 85\n\n"
     return table + textwrap.indent("\n".join(rows), "   ")
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"\.\s+(?=[A-Z])", " ".join(text.split()))[0].rstrip(".") + "."
 
 
 def _block_formula(docstring: str) -> str:
@@ -76,7 +80,7 @@ def _takes(kind: type[GeometryMetric]) -> str:
     if kind.name in OF_TWO_ENCODERS:
         return "the features of two encoders"
     optional = [f"{INPUTS[name]} if there are any" for name in kind.optional]
-    return ", ".join([*(INPUTS[name] for name in kind.takes), *optional])
+    return " and ".join([*(INPUTS[name] for name in kind.takes), *optional])
 
 
 def _monitor(name: str, kind: type[GeometryMetric]) -> str:
