@@ -71,7 +71,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "furo"
 html_title = "hsplugin"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "source_repository": "https://github.com/hsplugin/hsplugin/",
     "source_branch": "main",

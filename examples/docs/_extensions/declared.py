@@ -48,7 +48,7 @@ def metric(name: str) -> str:
     rows = [
         f"* - {key}\n  - {textwrap.indent(text, '    ').strip()}" for key, text in facts.items()
     ]
-    table = ".. list-table::\n   :stub-columns: 1\n   :widths: 15 85\n\n"
+    table = ".. list-table::\n   :width: 100%\n   :stub-columns: 1\n   :widths: 15 85\n\n"
     return table + textwrap.indent("\n".join(rows), "   ")
 
 
@@ -97,7 +97,7 @@ def _monitor(name: str, kind: type[GeometryMetric]) -> str:
 
 def methods() -> str:
     """The methods that can be trained, as a table."""
-    table = ".. list-table::\n   :header-rows: 1\n   :widths: 30 30 40\n\n"
+    table = ".. list-table::\n   :width: 100%\n   :header-rows: 1\n   :widths: 30 30 40\n\n"
     rows = [_row("method", "own options and defaults", "also tried by ``--tune``")]
     for name, method in METHODS.items():
         rows.append(
@@ -116,7 +116,7 @@ def recipes() -> str:
     for path in sorted((ROOT / "examples").glob("*.py")):
         about = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
         rows.append(_row(f"`{path.name} <{REPOSITORY}/blob/main/examples/{path.name}>`_", about))
-    table = ".. list-table::\n   :header-rows: 1\n   :widths: 30 70\n\n"
+    table = ".. list-table::\n   :width: 100%\n   :header-rows: 1\n   :widths: 30 70\n\n"
     return table + textwrap.indent("\n".join(rows), "   ")
 
 
