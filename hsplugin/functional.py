@@ -101,10 +101,9 @@ def uniform_loss(
     r"""Log-mean Gaussian potential, :math:`\log \mathrm{mean}_{i<j}\, e^{-t \|x_i - x_j\|^2}`.
 
     Does not normalise; on unit vectors the value lies in [-4t, 0], lower is better. Its infimum
-    over distributions on the sphere is :func:`uniformity_optimum`; the estimate from a small
-    batch can fall below it. Exact for every t, in O(N d) memory. Rounding
-    moves each exponent by about t |x|^2 eps, which matters for long rows alone: pass those as
-    float64.
+    over distributions on the sphere is :func:`uniformity_optimum`; the estimate from a small batch
+    can fall below it. Exact for every t, in O(N d) memory. Rounding moves each exponent by about
+    :math:`t \|x\|^2 \epsilon`, which matters for long rows alone: pass those as float64.
 
     Args:
         x: Features, shape (N, d).

@@ -1,8 +1,8 @@
 """Geometry of a representation, as metrics of torchmetrics.
 
 Each metric has a file with its function, its class and what the class declares of itself; this
-table lists them, and the monitor, ``hsplugin measure``, sweeps and the functions in
-:mod:`hsplugin.metrics.functional` follow it.
+table lists them, and the monitor, ``hsplugin measure`` and sweeps follow it. The functions are in
+:mod:`hsplugin.metrics.functional`.
 
 The classes stream: metrics of moments keep O(d^2) numbers and no features, :class:`Uniformity` and
 others that compare rows keep at most ``max_samples`` of them. They support torchmetrics'
@@ -15,6 +15,7 @@ and features are moved there. As with any metric of torchmetrics, a state saved 
 loaded by all counts once for each of them.
 """
 
+from hsplugin.metrics import functional
 from hsplugin.metrics.alignment import Alignment
 from hsplugin.metrics.alpha_req import AlphaReQ
 from hsplugin.metrics.base import GeometryMetric
@@ -82,4 +83,5 @@ __all__ = [
     "Uniformity",
     "UniformityReport",
     "WassersteinUniformity",
+    "functional",
 ]

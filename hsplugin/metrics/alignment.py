@@ -41,7 +41,7 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
 class Alignment(GeometryMetric):
     r"""Alignment of positive pairs, :math:`E\, \|f(x) - f(y)\|_2^\alpha`; less is better.
 
-    Streams with a sum and a count. See :func:`alignment`.
+    Streams with a sum and a count. See :func:`hsplugin.metrics.functional.alignment`.
 
     Args:
         alpha: The exponent, above 0.

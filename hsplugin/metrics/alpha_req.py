@@ -45,7 +45,7 @@ def alpha_req(features: Tensor, fit_range: tuple[int, int] = (10, 100)) -> Tenso
 class AlphaReQ(MomentMetric):
     r"""Decay of the spectrum, :math:`\lambda_k \propto k^{-\alpha}`; near 1 is best.
 
-    See :func:`alpha_req`. Takes the features as they are.
+    See :func:`hsplugin.metrics.functional.alpha_req`. Takes the features as they are.
 
     Args:
         fit_range: First and last index, counted from one, of the eigenvalues that are fitted.

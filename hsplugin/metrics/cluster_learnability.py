@@ -63,9 +63,9 @@ def cluster_learnability(
 class ClusterLearnability(TakesFeatures, SampledMetric):
     r"""Leave-one-out accuracy of nearest neighbours on clusters of k-means; more is better.
 
-    See :func:`cluster_learnability`. Exact over all rows up to ``max_samples``, beyond that from a
-    fair sample of as many; from fewer where features are wide, such as 4096 of 2048 dimensions or
-    2048 of 8192. Takes O(N^2 d) time and O(N d) memory.
+    See :func:`hsplugin.metrics.functional.cluster_learnability`. Exact over all rows up to
+    ``max_samples``, beyond that from a fair sample of as many; from fewer where features are wide,
+    such as 4096 of 2048 dimensions or 2048 of 8192. Takes O(N^2 d) time and O(N d) memory.
 
     Args:
         clusters: Number of clusters, at most all rows; the square root of the rows if None.

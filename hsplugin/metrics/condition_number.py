@@ -38,7 +38,7 @@ def condition_number(features: Tensor) -> Tensor:
 class ConditionNumber(MomentMetric):
     r"""Condition number of the features, :math:`\sigma_1 / \sigma_{\min(N, d)}`; less is better.
 
-    See :func:`condition_number`. Takes the features as they are.
+    See :func:`hsplugin.metrics.functional.condition_number`. Takes the features as they are.
 
     Example:
         >>> import torch

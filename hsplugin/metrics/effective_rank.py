@@ -37,7 +37,7 @@ def effective_rank(features: Tensor) -> Tensor:
 class EffectiveRank(RankMetric):
     r"""Effective rank of the covariance, :math:`\exp(-\sum p \log p)`; more is better.
 
-    See :func:`effective_rank`. Takes the features as they are.
+    See :func:`hsplugin.metrics.functional.effective_rank`. Takes the features as they are.
 
     Example:
         >>> import torch

@@ -47,7 +47,7 @@ def feature_std(features: Tensor) -> Tensor:
 class FeatureStd(TakesFeatures):
     r"""Mean standard deviation of the dimensions of unit features; more is better.
 
-    Streams with two sums a dimension. See :func:`feature_std`.
+    Streams with two sums a dimension. See :func:`hsplugin.metrics.functional.feature_std`.
 
     Example:
         >>> metric = FeatureStd()

@@ -13,25 +13,40 @@ Example:
     4.0
 """
 
-from __future__ import annotations
+from hsplugin.metrics.alignment import alignment
+from hsplugin.metrics.alpha_req import alpha_req
+from hsplugin.metrics.cluster_learnability import cluster_learnability
+from hsplugin.metrics.condition_number import condition_number
+from hsplugin.metrics.effective_rank import effective_rank
+from hsplugin.metrics.feature_std import feature_std
+from hsplugin.metrics.intrinsic_dimension import intrinsic_dimension
+from hsplugin.metrics.knn import knn
+from hsplugin.metrics.lidar import lidar
+from hsplugin.metrics.linear_cka import linear_cka
+from hsplugin.metrics.nesum import nesum
+from hsplugin.metrics.per_class_rank import per_class_rank
+from hsplugin.metrics.rankme import rankme
+from hsplugin.metrics.stable_rank import stable_rank
+from hsplugin.metrics.tolerance import tolerance
+from hsplugin.metrics.uniformity import uniformity
+from hsplugin.metrics.wasserstein_uniformity import wasserstein_uniformity
 
-import sys
-from collections.abc import Callable
-
-from torch import Tensor
-
-from hsplugin.metrics import METRICS, OF_TWO_ENCODERS
-
-_METRICS = {**METRICS, **OF_TWO_ENCODERS}
-__all__ = list(_METRICS)
-
-
-def __getattr__(name: str) -> Callable[..., Tensor]:
-    if name not in _METRICS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    function: Callable[..., Tensor] = getattr(sys.modules[_METRICS[name].__module__], name)
-    return function
-
-
-def __dir__() -> list[str]:
-    return sorted(_METRICS)
+__all__ = [
+    "alignment",
+    "alpha_req",
+    "cluster_learnability",
+    "condition_number",
+    "effective_rank",
+    "feature_std",
+    "intrinsic_dimension",
+    "knn",
+    "lidar",
+    "linear_cka",
+    "nesum",
+    "per_class_rank",
+    "rankme",
+    "stable_rank",
+    "tolerance",
+    "uniformity",
+    "wasserstein_uniformity",
+]

@@ -53,9 +53,9 @@ def intrinsic_dimension(features: Tensor) -> Tensor:
 class IntrinsicDimension(TakesFeatures, SampledMetric):
     r"""Intrinsic dimension by two nearest neighbours; more is more expressive.
 
-    See :func:`intrinsic_dimension`. Exact over all rows up to ``max_samples``, beyond that from a
-    fair sample of as many; from fewer where features are wide, such as 4096 of 2048 dimensions or
-    2048 of 8192. Takes O(N^2 d) time and O(N d) memory.
+    See :func:`hsplugin.metrics.functional.intrinsic_dimension`. Exact over all rows up to
+    ``max_samples``, beyond that from a fair sample of as many; from fewer where features are wide,
+    such as 4096 of 2048 dimensions or 2048 of 8192. Takes O(N^2 d) time and O(N d) memory.
 
     Args:
         max_samples: How many rows are kept, at least 2 (on each rank, and after merging).

@@ -55,9 +55,10 @@ def knn(features: Tensor, labels: Tensor, k: int = 200, temperature: float = 0.1
 class KNNAccuracy(LabelledSample):
     r"""Leave-one-out accuracy of a weighted k-nearest-neighbour classifier; more is better.
 
-    See :func:`knn`. Exact over all rows up to ``max_samples``, beyond that from a fair sample of as
-    many, as :class:`hsplugin.metrics.sampled.SampledMetric` draws it; from fewer where features are
-    wide, such as 4096 of 2048 dimensions or 2048 of 8192. Takes O(N^2 d) time and O(N d) memory.
+    See :func:`hsplugin.metrics.functional.knn`. Exact over all rows up to ``max_samples``, beyond
+    that from a fair sample of as many, as :class:`hsplugin.metrics.sampled.SampledMetric` draws it;
+    from fewer where features are wide, such as 4096 of 2048 dimensions or 2048 of 8192. Takes O(N^2
+    d) time and O(N d) memory.
 
     Args:
         k: How many neighbours vote, at most all other rows.

@@ -54,8 +54,8 @@ def lidar(views: Tensor, delta: float = 1e-4, epsilon: float = 1e-7) -> Tensor:
 class LiDAR(GeometryMetric):
     r"""Rank of :math:`\Sigma_w^{-1/2} \Sigma_b \Sigma_w^{-1/2}`; more is better.
 
-    Streams with the moments of the instances' means and the sum of the covariances within them.
-    See :func:`lidar`. Takes the features as they are, as the paper does.
+    Streams with the moments of the instances' means and the sum of the covariances within them. See
+    :func:`hsplugin.metrics.functional.lidar`. Takes the features as they are, as the paper does.
 
     Args:
         delta: Added to the diagonal of Sigma_w, above 0.

@@ -62,7 +62,7 @@ class LinearCKA(GeometryMetric):
     r"""Linear centred kernel alignment of two encoders; 1 if equal up to rotation and scale.
 
     Streams with the moments of both encoders' features side by side, O((d + e)^2) numbers. See
-    :func:`linear_cka`.
+    :func:`hsplugin.metrics.functional.linear_cka`.
 
     Example:
         >>> metric = LinearCKA()

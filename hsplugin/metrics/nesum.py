@@ -36,7 +36,7 @@ def nesum(features: Tensor) -> Tensor:
 class NESum(MomentMetric):
     r"""Normalised eigenvalue sum, :math:`\sum_k \lambda_k / \lambda_1`; more is better.
 
-    See :func:`nesum`. Takes the features as they are.
+    See :func:`hsplugin.metrics.functional.nesum`. Takes the features as they are.
 
     Example:
         >>> metric = NESum()

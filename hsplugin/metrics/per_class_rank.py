@@ -52,8 +52,8 @@ def per_class_rank(features: Tensor, labels: Tensor) -> Tensor:
 class PerClassRank(LabelledSample):
     r"""Mean effective rank within classes; more is better.
 
-    See :func:`per_class_rank`. Over all rows up to ``max_samples``, beyond that from a fair sample
-    of as many. Takes the features as they are.
+    See :func:`hsplugin.metrics.functional.per_class_rank`. Over all rows up to ``max_samples``,
+    beyond that from a fair sample of as many. Takes the features as they are.
 
     Args:
         max_samples: How many rows are kept, at least 2 (on each rank, and after merging).

@@ -45,10 +45,11 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
 class RankMe(RankMetric):
     r"""Smooth rank of the uncentred features, :math:`\exp(-\sum p \log p)`; more is better.
 
-    See :func:`rankme`. Takes the features as they are, as the paper does. The singular values
-    come from the eigenvalues of X^T X in float64, so those below 1e-8 of the largest are rounding
-    noise of about that size, which is less than the paper's epsilon. :meth:`of` decomposes X itself
-    and agrees to about 1e-5 relative even where the rank is deficient.
+    See :func:`hsplugin.metrics.functional.rankme`. Takes the features as they are, as the paper
+    does. The singular values come from the eigenvalues of X^T X in float64, so those below 1e-8 of
+    the largest are rounding noise of about that size, which is less than the paper's epsilon.
+    :meth:`GeometryMetric.of` decomposes X itself and agrees to about 1e-5 relative even where the
+    rank is deficient.
 
     Args:
         epsilon: Added to each p, above 0.

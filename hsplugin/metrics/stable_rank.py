@@ -37,7 +37,7 @@ def stable_rank(features: Tensor) -> Tensor:
 class StableRank(MomentMetric):
     r"""Stable rank of the uncentred features, :math:`\|X\|_F^2 / \|X\|_2^2`; more is better.
 
-    See :func:`stable_rank`. Takes the features as they are.
+    See :func:`hsplugin.metrics.functional.stable_rank`. Takes the features as they are.
 
     Example:
         >>> metric = StableRank()

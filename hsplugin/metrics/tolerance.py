@@ -51,7 +51,7 @@ def tolerance(features: Tensor, labels: Tensor, conditional: bool = False) -> Te
 class Tolerance(GeometryMetric):
     r"""Tolerance, :math:`E_{x,y}[f(x)^\top f(y)\, 1\{l(x) = l(y)\}]`; more is better.
 
-    Streams with one sum of features a class. See :func:`tolerance`.
+    Streams with one sum of features a class. See :func:`hsplugin.metrics.functional.tolerance`.
 
     Args:
         num_classes: How many classes there are; labels lie in [0, num_classes).

@@ -133,12 +133,12 @@ class Uniformity(SampledMetric):
         self._add(features, labels)
 
     def report(self) -> UniformityReport:
-        """Return :meth:`compute`'s value with its error, optimum, gap and classes.
+        """Return ``compute``'s value with its error, optimum, gap and classes.
 
         Under torch.distributed every rank has to call it, as it has to call ``compute``.
 
         Raises:
-            ValueError: As :meth:`compute`.
+            ValueError: As ``compute``.
         """
         self.compute()
         assert self.last_report is not None

@@ -49,7 +49,7 @@ class WassersteinUniformity(MomentMetric):
     .. math::
         \sqrt{\|\mu\|^2 + 1 + \mathrm{tr}\,\Sigma - \tfrac{2}{\sqrt d} \mathrm{tr}\,\Sigma^{1/2}}
 
-    See :func:`wasserstein_uniformity`.
+    See :func:`hsplugin.metrics.functional.wasserstein_uniformity`.
 
     Args:
         normalize: Whether to scale features to unit length first.

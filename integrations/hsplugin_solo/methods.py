@@ -57,7 +57,7 @@ class AlignUniform(ExactResume, SimCLR):
     All crops are used: alignment over pairs with a large crop, uniformity over each crop,
     both over the batches of all ranks. Logs ``train_align_loss`` and ``train_uniform_loss``.
 
-    Settings in ``method_kwargs``:
+    Settings of method_kwargs:
         proj_hidden_dim, proj_output_dim: Widths of the projector; must be given.
         align_weight, uniform_weight: Weights of the terms, 0 or above; 1 each.
         alpha: Exponent of alignment, above 0; 2.
@@ -109,7 +109,7 @@ class AlignUniformMoCo(ExactResume, MoCoV2Plus):
     stay on their rank; keys of all ranks enter the queue after the loss.
     Logs ``train_align_loss`` and ``train_uniform_loss``.
 
-    Settings in ``method_kwargs``:
+    Settings of method_kwargs:
         proj_hidden_dim, proj_output_dim: Widths of the projector; must be given.
         queue_size: Keys kept, a multiple of the batch over all ranks; 65536.
         align_weight, uniform_weight: Weights of the terms, 0 or above; 3 and 1.

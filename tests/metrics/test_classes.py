@@ -464,7 +464,7 @@ def test_a_second_view_in_the_place_of_labels_is_told():
 def test_the_table_declares_what_update_takes_and_names_a_function():
     words = {"x": ("features", "x"), "y": ("y",), "views": ("views",), "labels": ("labels",)}
     table = {**metrics.METRICS, **metrics.OF_TWO_ENCODERS}
-    assert set(table) == set(CASES) == set(dir(functional))
+    assert set(table) == set(CASES) == set(functional.__all__)
     for name, kind in table.items():
         parameters = list(inspect.signature(kind.update).parameters.values())[1:]
         declared = [*kind.takes, *kind.optional]
