@@ -13,7 +13,8 @@ from hsplugin.lab.methods import UNTRAINED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARKERS = "osD^vP*Xhp<>8d"
+# Further ones are stars with so many points.
+MARKERS = (*"osD^vP*Xhp<>8d", (3, 1, 0), (4, 1, 0), (6, 1, 0), (8, 1, 0))
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Any:
@@ -36,7 +37,7 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
     Returns:
         The figure; lower left is better on both axes.
     """
-    figure, axes = _figure(7.5, 5.0)
+    figure, axes = _figure(9.0, 5.0)
     methods = list(dict.fromkeys(row["method"] for row in results))
     # Leave the baseline out of the colour scale.
     trained = [row for row in results if row["method"] != UNTRAINED] or list(results)
@@ -71,7 +72,8 @@ def plane(results: Sequence[Mapping[str, Any]], accuracy: str = "linear") -> Fig
     axes.set_ylabel("uniformity, t = 2  (lower is better)")
     axes.set_title(f"Held-out features on the sphere, {results[0].get('data', '')}".rstrip(", "))
     axes.grid(alpha=0.25)
-    legend = axes.legend(frameon=True, fontsize=8)
+    # Beside the plane, where many methods hide no point.
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     for handle in legend.legend_handles:
         handle.set_array(None)  # colours mean accuracy, not method
         handle.set_facecolor("white")
