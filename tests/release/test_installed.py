@@ -13,7 +13,7 @@ from readme_renderer import markdown
 
 import hsplugin
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://github.com/hsplugin/hsplugin/blob/"
 RAW = "https://raw.githubusercontent.com/hsplugin/hsplugin/"
 
