@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from hsplugin import __version__
 from hsplugin.errors import CommandError
 
 # Subcommand -> (module, one line of help). A module offers add_arguments(parser) and
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     about = "Alignment and uniformity of representations: train, compare, measure."
     parser = argparse.ArgumentParser(prog="hsplugin", description=about)
+    parser.add_argument("--version", action="version", version=f"hsplugin {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_line, description=help_line)

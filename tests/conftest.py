@@ -21,6 +21,7 @@ ACCEPTED_SKIPS = re.compile(
         [
             "needs a CUDA device",
             "needs KeOps",
+            "gensim has no wheel for Python 3.14",
             "needs Chromium and its driver",
             "needs SLURM and root",
             "needs unshare to be another machine",

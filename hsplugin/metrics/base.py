@@ -198,10 +198,8 @@ class GeometryMetric(Metric):
             The figure and the axes.
 
         Raises:
-            ImportError: If matplotlib or torchmetrics 1.0 is missing.
+            ImportError: If matplotlib is missing.
         """
-        if not hasattr(self, "_plot"):
-            raise ImportError("plot() needs torchmetrics 1.0 or newer")
         return self._plot(val, ax)
 
     def _shared(self, states: States) -> Any:
