@@ -37,60 +37,71 @@ class Estimate:
         return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
-def spearman(x: Floats, y: Floats) -> Floats:
-    """Spearman's rank correlation of each row of x with that of y, both (samples, n).
-
-    Row by row for all resamples at once; `scipy.stats.spearmanr` and `kendalltau` take one.
-    """
-    from scipy.stats import rankdata
-
-    a, b = rankdata(x, axis=1), rankdata(y, axis=1)
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    return _ratio((a * b).sum(1), np.sqrt((a * a).sum(1) * (b * b).sum(1)))
+def spearman(x: Floats, y: Floats, counts: Floats) -> Floats:
+    """Spearman's rank correlation of two metrics in each sample, with mean ranks for ties."""
+    a, b = _centred_ranks(x, counts), _centred_ranks(y, counts)
+    return _ratio(
+        (counts * a * b).sum(1), np.sqrt((counts * a * a).sum(1) * (counts * b * b).sum(1))
+    )
 
 
-def kendall(x: Floats, y: Floats) -> Floats:
-    """Kendall's tau-b of each row of x with that of y, both (samples, n)."""
-    i, j = np.triu_indices(x.shape[1], 1)
-    a, b = np.sign(x[:, i] - x[:, j]), np.sign(y[:, i] - y[:, j])
-    return _ratio((a * b).sum(1), np.sqrt((a * a).sum(1) * (b * b).sum(1)))
+def kendall(x: Floats, y: Floats, counts: Floats) -> Floats:
+    """Kendall's tau-b of two metrics in each sample."""
+    a, b = _signs(x), _signs(y)
+    norms = _over_pairs(a * a, counts) * _over_pairs(b * b, counts)
+    return _ratio(_over_pairs(a * b, counts), np.sqrt(norms))
 
 
 # Name -> (title, coefficient).
 STATISTICS = {"spearman": ("Spearman's rho", spearman), "kendall": ("Kendall's tau-b", kendall)}
 
 
-def dominance(first: Floats, second: Floats, accuracy: Floats) -> Floats:
+def dominance(first: Floats, second: Floats, accuracy: Floats, counts: Floats) -> Floats:
     """Share of pairs in which the encoder that is lower in both metrics is the more accurate one.
 
     The paper's "lower left is better", over the pairs that both metrics order alike: 1 if always,
-    0.5 for chance. Equal accuracies count as half. Each argument is (samples, n).
+    0.5 for chance. Equal accuracies count as half.
     """
-    i, j = np.triu_indices(first.shape[1], 1)
-    a, b, c = (np.sign(values[:, i] - values[:, j]) for values in (first, second, accuracy))
-    ordered = (a * b) > 0
-    won = ordered * (1 - a * c) / 2
-    return _ratio(won.sum(1), ordered.sum(1).astype(np.float64))
+    a, b, c = _signs(first), _signs(second), _signs(accuracy)
+    ordered = (a * b > 0).astype(np.float64)
+    return _ratio(_over_pairs(ordered * (1 - a * c) / 2, counts), _over_pairs(ordered, counts))
 
 
-def lost(signed: Floats, by_labels: Floats, accuracy: Floats) -> Floats:
+def lost(signed: Floats, by_labels: Floats, accuracy: Floats, counts: Floats) -> Floats:
     """Accuracy lost by choosing the encoder with the most of a metric, not the best by labels.
 
-    Below zero where the metric's choice is the better one on test images. Each argument is
-    (samples, n).
+    Below zero where the metric's choice is the better one on test images.
 
     Args:
         signed: The metric, times its expected sign.
         by_labels: Accuracy on validation images; its highest is the choice by labels.
         accuracy: Accuracy on test images.
+        counts: How often each sample holds each encoder.
     """
-    rows = np.arange(len(accuracy))
-    return accuracy[rows, by_labels.argmax(1)] - accuracy[rows, signed.argmax(1)]
+    best, chosen = (
+        accuracy[np.where(counts > 0, values, -np.inf).argmax(1)] for values in (by_labels, signed)
+    )
+    return best - chosen
 
 
-def lost_at_random(by_labels: Floats, accuracy: Floats) -> Floats:
+def lost_at_random(by_labels: Floats, accuracy: Floats, counts: Floats) -> Floats:
     """The same of a choice at random, in the mean: what `lost` must be below to be of use."""
-    return accuracy[np.arange(len(accuracy)), by_labels.argmax(1)] - accuracy.mean(1)
+    best = accuracy[np.where(counts > 0, by_labels, -np.inf).argmax(1)]
+    return best - counts @ accuracy / counts.sum(1)
+
+
+def _signs(values: Floats) -> Floats:
+    return np.sign(values[:, None] - values)
+
+
+def _over_pairs(of_pairs: Floats, counts: Floats) -> Floats:
+    """Twice the sum over the pairs of each sample, which counts equal encoders as no pair."""
+    return ((counts @ of_pairs) * counts).sum(1)
+
+
+def _centred_ranks(values: Floats, counts: Floats) -> Floats:
+    # Twice the distance from the middle rank is how many are below less how many are above.
+    return counts @ _signs(values).T / 2
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
@@ -116,17 +127,12 @@ def estimate(
     encoders = table.shape[1]
     if encoders < 3:
         return Estimate(np.nan, np.nan, np.nan, encoders)
-    value = float(statistic(*table[:, None, :])[0])
-    draws = np.random.default_rng(seed).integers(encoders, size=(RESAMPLES, encoders))
-    # Not scipy.stats.bootstrap, whose interval is NaN as soon as one resample is. In parts, because
-    # Kendall's tau compares n (n - 1) / 2 pairs of each sample.
-    part = max(1, 4_000_000 // encoders**2)
-    values = np.concatenate(
-        [
-            statistic(*(column[draws[start : start + part]] for column in table))
-            for start in range(0, RESAMPLES, part)
-        ]
+    value = float(statistic(*table, np.ones((1, encoders)))[0])
+    # Not scipy.stats.bootstrap, whose interval is NaN as soon as one resample is.
+    draws = np.random.default_rng(seed).multinomial(
+        encoders, np.full(encoders, 1 / encoders), size=RESAMPLES
     )
+    values = statistic(*table, draws.astype(np.float64))
     values = values[np.isfinite(values)]
     if not len(values):
         return Estimate(value, np.nan, np.nan, encoders)
