@@ -14,19 +14,10 @@ pytest.importorskip("sphinx")
 from sphinx.util.inventory import InventoryFile
 
 from hsplugin import cli
+from tests.test_completion import PACKAGES
 
 pytestmark = pytest.mark.slow
 DOCS = Path(__file__).parents[2] / "examples" / "docs"
-PUBLIC = (
-    "hsplugin",
-    "hsplugin.metrics",
-    "hsplugin.metrics.functional",
-    "hsplugin.monitor",
-    "hsplugin_lightly",
-    "hsplugin_sentence_transformers",
-    "hsplugin_solo",
-    "hsplugin_stable_pretraining",
-)
 MODULES = {"hsplugin.metrics", "hsplugin.metrics.functional"}
 
 
@@ -43,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_public_name_has_an_entry(site: Path) -> None:
     inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="").data
     entries = {name for kind, found in inventory.items() if kind[:3] == "py:" for name in found}
-    names = {f"{m}.{name}" for m in PUBLIC for name in importlib.import_module(m).__all__}
+    names = {f"{m}.{name}" for m in PACKAGES for name in importlib.import_module(m).__all__}
     assert names - entries == set()
     assert entries & MODULES == MODULES
 
