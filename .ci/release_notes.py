@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def notes(changelog: str, version: str) -> str:
-    """The text below ``## VERSION`` or ``## VERSION - DATE``, up to the next version."""
+    """The text below ``## VERSION - DATE``, up to the next version."""
     for section in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]:
         heading, _, text = section.partition("\n")
-        if heading.split()[:1] == [version] and text.strip():
+        if re.fullmatch(rf"{re.escape(version)} - \d{{4}}-\d\d-\d\d", heading) and text.strip():
             return text.strip()
-    raise SystemExit(f"the changelog has no notes for {version}")
+    raise SystemExit(f"the changelog has no section {version} - YYYY-MM-DD")
 
 
 def main(tag: str) -> None:

@@ -50,7 +50,10 @@ def lowest_uniformity(points: int, dim: int, t: float = T, degree: int = 16) -> 
     potential = np.exp(-2 * t * (1 - x))
     cost = np.r_[-1.0, np.full(degree, 1 / (points - 1))]
     bounds = [(None, None), *[(0, None)] * degree]
-    f = linprog(cost, A_ub=basis, b_ub=potential, bounds=bounds).x
+    solved = linprog(cost, A_ub=basis, b_ub=potential, bounds=bounds)
+    if not solved.success:
+        raise RuntimeError(f"no bound for {points} points in {dim} dimensions: {solved.message}")
+    f = solved.x
     # Between the grid's points f may exceed the potential by a little: take that off.
     fine = np.cos(np.linspace(0, math.pi, 40_000))
     above = sum(f[k] * _polynomial(k, dim, fine) for k in range(degree + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,10 +61,17 @@ def agreements(rows: Sequence[Row]) -> dict[tuple[str, str, str], Estimate]:
     for accuracy, by_labels in CHOSEN_BY.items():
         both = [[row[by_labels] for row in rows], [row[accuracy] for row in rows]]
         for metric, (_, sign) in METRICS.items():
-            signed = [sign * float(row[metric]) for row in rows]
+            signed = _last_where_unknown([sign * float(row[metric]) for row in rows])
             found[metric, accuracy, "lost"] = estimate(lost, signed, *both)
         found["random", accuracy, "lost"] = estimate(lost_at_random, *both)
     return found
+
+
+def _last_where_unknown(values: Sequence[float]) -> list[float]:
+    """A metric as a choice: encoders for which it is not defined are chosen last."""
+    known = [value for value in values if math.isfinite(value)]
+    lowest = min(known, default=math.nan) - 1
+    return [value if math.isfinite(value) else lowest for value in values]
 
 
 def write(out: Path, settings_list: Sequence[RunSettings], command: Sequence[str]) -> str:

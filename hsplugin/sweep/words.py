@@ -10,8 +10,9 @@ BEST = "best on validation (linear)"
 LOST = "points lost by choosing by"
 # In Markdown.
 EXPLANATION = """\
-Metrics are of normalised projections of two views of each validation image (t = 2); accuracy is of
-the frozen backbone after the last epoch, in percent. Intervals: 95 %, bootstrap over encoders.
+Metrics are of two views of each validation image (t = 2): of normalised projections and, marked
+*backbone*, of the backbone's normalised features. Accuracy is of the frozen backbone after the last
+epoch, in percent. Intervals: 95 %, bootstrap over encoders.
 *Expected sign*: the sign that a useful metric would have. *Lower left wins*: among the pairs in
 which one encoder is both better aligned and more uniform, how often it is also more accurate (0.5
 is chance). *Points lost*: test accuracy of the encoder with the best accuracy on validation minus
