@@ -125,7 +125,8 @@ def draw(rows: pd.DataFrame) -> Any:
             own = rows[(rows["temperature"] == temperature) & (rows["of"] == of)]
             for loss, style in (("from_temperature", "-"), ("defaults", ":")):
                 curve = own[own["loss"] == loss].groupby("epoch")["cosine"].mean()
-                label = f"{temperature:g}" if loss == "from_temperature" else None
+                named = loss == "from_temperature" and of == "projections"
+                label = f"{temperature:g}" if named else None
                 ax.plot(curve.index, curve, style, color=colour, lw=1.5, label=label)
         ax.axhline(1, color="0.7", lw=0.8)
         ax.set(xlabel="epoch", title=f"gradient for the {of}", ylim=(None, 1.02))
@@ -133,7 +134,7 @@ def draw(rows: pd.DataFrame) -> Any:
     axes[0].legend(frameon=False, fontsize=8, title="temperature", ncols=2)
     axes[1].plot([], [], "k-", label="from_temperature")
     axes[1].plot([], [], "k:", label="default weights")
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="lower left")
     return drawing
 
 
