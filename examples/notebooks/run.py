@@ -36,6 +36,8 @@ def executed(name: str) -> NotebookNode:
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     # Commands of the environment come first, also where it is not activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # Lightning warns wherever SLURM is installed, which is no matter of the notebook.
+    quiet = "ignore:The `srun` command is available"
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(
             notebook,
@@ -44,7 +46,7 @@ def executed(name: str) -> NotebookNode:
             record_timing=False,
             coalesce_streams=True,
             resources={"metadata": {"path": folder}},
-        ).execute(env={**os.environ, "PATH": path})
+        ).execute(env={**os.environ, "PATH": path, "PYTHONWARNINGS": quiet})
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":  # a shell command ends its lines as a terminal does

@@ -6,6 +6,8 @@ import argparse
 import csv
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from hsplugin.lab.request import shared_settings
 from hsplugin.lab.run import Run
 from hsplugin.lab.settings import RunSettings
 from hsplugin.sweep.command import DEFAULTS, add_arguments
-from hsplugin.sweep.grid import DEFAULT_GRID, encoders
+from hsplugin.sweep.grid import DEFAULT_GRID, encoders, read_grid
 from hsplugin.sweep.report import FILES
 from tests.compare.running import error_line
 
@@ -160,19 +162,22 @@ def asked(*argv: str) -> list[RunSettings]:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = complete(parser.parse_args(argv), add_arguments, DEFAULTS)
-    return encoders(DEFAULT_GRID, shared_settings(args), args.random, args.seed)
+    grids = read_grid(ROOT / args.grid) if args.grid else DEFAULT_GRID
+    return encoders(grids, shared_settings(args), args.random, args.seed)
 
 
 def test_the_published_command_still_asks_for_the_published_encoders(tmp_path: Path):
-    published = ROOT / "examples" / "results" / "sweep" / "sweep.csv"
-    with published.open() as file:
+    published = ROOT / "examples" / "results" / "sweep"
+    with (published / "sweep.csv").open() as file:
         names = [row["run"] for row in csv.DictReader(file)]
-    flags = "--data fashion-mnist --train-size 4000 --epochs 6 --jobs 2 --threads 1 --out"
+    document = (published / "agreement.md").read_text()
+    [line] = re.findall("^- Command: `hsplugin sweep (.*) --out sweep`$", document, re.MULTILINE)
     # It trained in float32, and a folder keeps the precision of its runs on any machine.
     run = Run(tmp_path / "runs" / names[0])
     run.folder.mkdir(parents=True)
     write_json(run.settings, {"method": "align_uniform", "options": {}, "precision": "32-true"})
-    assert [settings.name for settings in asked(*flags.split(), str(tmp_path))] == names
+    argv = [*shlex.split(line), "--out", str(tmp_path)]
+    assert [settings.name for settings in asked(*argv)] == names
 
 
 def test_defaults_are_those_that_compare_has_on_the_same_data():
