@@ -175,7 +175,7 @@ def main() -> int:
     results = [result for page in chosen for result in walk.page(page)]
     print(f"\n{table(results)}\n")
     counts = [sum(r.status.startswith(s) for r in results) for s in ("ok", "FAILED", "not run")]
-    print("{} ran, {} failed, {} not run".format(*counts))
+    print("{} ok, {} failed, {} not run".format(*counts))
     if not args.out:
         shutil.rmtree(folder.parent)
     return int(counts[1] > 0 or not counts[0])
