@@ -47,15 +47,14 @@ def geometry(run: Run) -> dict[str, float]:
 
 def _measured(prefix: str, a: Tensor, b: Tensor, labels: Tensor) -> dict[str, float]:
     settings = {"normalize": False, "num_classes": int(labels.max()) + 1}
-    values = {}
-    for name in _DIRECTED.keys() & TABLE.keys():
+    # As every run records it, of both views.
+    values = {"uniformity": float(hsplugin.uniform_loss(a) + hsplugin.uniform_loss(b)) / 2}
+    for name in (_DIRECTED.keys() & TABLE.keys()) - values.keys():
         kind = TABLE[name]
         try:
             inputs = select_inputs(kind.takes, (), a, b, labels)
             values[name] = float(kind.build(**settings).of(*inputs))
         except (ValueError, RuntimeError):
             values[name] = math.nan
-    # As every run records it, of both views.
-    values["uniformity"] = float(hsplugin.uniform_loss(a) + hsplugin.uniform_loss(b)) / 2
     values["align_plus_uniform"] = values["alignment"] + values["uniformity"]
     return {f"{prefix}{name}": value for name, value in values.items()}
