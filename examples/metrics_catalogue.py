@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hsplugin.lab.files import markdown_table
 from hsplugin.metrics import METRICS
 from hsplugin.metrics.inputs import select_inputs
 
@@ -92,16 +93,10 @@ def rounded(number: float) -> str:
 def table() -> str:
     """The values in Markdown: a row a metric, a column a case."""
     views = {name: make(torch.Generator().manual_seed(0)) for name, make in CASES.items()}
-    lines = [
-        "| metric | " + " | ".join(CASES) + " |",
-        "| --- |" + " ---: |" * len(CASES),
-    ]
+    lines = [["metric", *CASES]]
     for name in METRICS:
-        cells = []
-        for x, y in views.values():
-            cells.append(rounded(value(name, x, y)))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([name, *(rounded(value(name, x, y)) for x, y in views.values())])
+    return markdown_table(lines)
 
 
 if __name__ == "__main__":

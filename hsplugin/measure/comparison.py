@@ -28,7 +28,7 @@ class Entry:
         name: The file's name, short but distinct.
         geometry: What was measured of it.
         metrics: All its estimates; those of another side begin with ``other_``.
-        differences: Those minus the first file's; empty for the first file.
+        differences: Those minus the first file's, where both are finite; empty for the first file.
     """
 
     name: str
@@ -60,7 +60,9 @@ def compare(geometries: list[Geometry], options: Options, sort: str | None = Non
             {
                 metric: estimate.minus(first[metric], options.confidence)
                 for metric, estimate in metrics.items()
-                if metric in first and metrics is not first
+                if metric in first
+                and metrics is not first
+                and math.isfinite(estimate.value - first[metric].value)
             },
         )
         for name, geometry, metrics in zip(

@@ -17,7 +17,11 @@ ROUNDING = 0.02
 
 def rows(text: str) -> dict[str, list[str]]:
     """The table of measured examples: metric -> cells."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
     start = next(number for number, cells in enumerate(lines) if cells[0] == "metric")
     return {cells[0]: cells[1:] for cells in [lines[start], *lines[start + 2 :]]}
 

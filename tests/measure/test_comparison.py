@@ -95,6 +95,18 @@ def test_a_file_minus_itself_is_zero():
         assert difference.interval == (0, 0), name
 
 
+def test_infinite_values_have_no_difference(capsys):
+    for name in ("first.npy", "spread.npy"):
+        np.save(name, FILES[name] * [1, 1, 1, 1, 1, 0])
+    assert main(["measure", "first.npy", "spread.npy", "--csv", "o.csv", "--html", "o.html"]) == 0
+    assert "nan" not in capsys.readouterr().out
+    with open("o.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["condition_number"] for row in rows] == ["inf", "inf"]
+    assert rows[1]["condition_number_difference"] == ""
+    assert float(rows[1]["rankme_difference"]) != 0
+
+
 def test_pairs_that_are_not_the_same_have_a_difference_without_an_interval():
     def alignment(x):
         return definitions.alignment(definitions.unit(x), definitions.unit(x - 0.1))
