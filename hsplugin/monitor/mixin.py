@@ -78,7 +78,7 @@ class GeometryMonitorMixin:
         prefix: The part of each logged name before the slash. Two monitors need two prefixes.
         max_samples: Rows that a rank keeps of a training epoch at most, and that uniformity, which
             compares all pairs, uses of a validation epoch at most. Fewer of features so wide that
-            all pairs would take long: 2896 of 8192 dimensions, 1024 of 65536.
+            all pairs would take long: 2048 of 8192 dimensions, 724 of 65536.
         labels: Key or position of the labels in a batch, such as "label" or 1. If None they are
             looked for under the usual keys, and else are the last integers, one a sample.
         pool: How outputs that are tokens (n, l, d) become features: "mean", or "cls" for the first

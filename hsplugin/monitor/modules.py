@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,7 @@ class Candidates:
 def candidates(pl_module: nn.Module) -> Candidates:
     """The submodules that may hand on features."""
     children = dict(pl_module.named_children())
+    parts = dict(_parts(pl_module))
     named = {
         name: m
         for name, m in pl_module.named_modules()
@@ -82,7 +84,7 @@ def candidates(pl_module: nn.Module) -> Candidates:
         classifiers={n: m for n, m in named.items() if _CLASSIFIER.search(n) and _scores(m)},
         children={
             n: m
-            for n, m in children.items()
+            for n, m in sorted(parts.items(), key=lambda part: part[0] not in children)
             if n in trained and not is_criterion_of_torch(m) and n not in {**criteria, **scoring}
         },
     )
@@ -138,6 +140,15 @@ def _criteria(
     named = [n for n in named if n in children or not is_criterion_of_torch(trained[n])]
     named.sort(key=lambda n: (n != "criterion", n not in children))
     return {n: trained[n] for n in named}
+
+
+def _parts(module: nn.Module, above: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The children, and in the place of those that cannot be called, such as lists, theirs."""
+    for name, child in module.named_children():
+        if "forward" in vars(child) or type(child).forward is not nn.Module.forward:
+            yield above + name, child
+        else:
+            yield from _parts(child, f"{above}{name}.")
 
 
 def _is_scripted(module: nn.Module) -> bool:

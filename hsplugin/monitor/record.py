@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hsplugin.monitor.views import Maps, embedding_of, pooled, vectors
+from hsplugin.monitor.views import Unkept, describe, embedding_of, pooled, vectors
 
 # Of a submodule within a step: two views.
 MOST_CALLS = 2
@@ -83,10 +83,10 @@ class Record:
         """The tensor of an output, but no map that would take memory until the step ends."""
         found = vectors(output)
         if not isinstance(found, Tensor):
-            return None
+            return Unkept(describe(found))
         if self._keeps_maps or found.dim() < 3 or pooled(found).dim() < 3:
             return found
-        return Maps(found.dim())
+        return Unkept(f"a tensor of {found.dim()} dimensions")
 
     def start(self) -> None:
         """Record from an empty record."""

@@ -13,7 +13,7 @@ from hsplugin.monitor.guard import Guard, line
 from hsplugin.monitor.measures import Measures
 from hsplugin.monitor.samples import Samples
 from hsplugin.monitor.taps import Taps
-from hsplugin.monitor.views import LabelsError, RefusedError, Views
+from hsplugin.monitor.views import LabelsError, RefusedError, Views, seem_to_alternate
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -197,6 +197,12 @@ class Representation:
             raise refused
         for views in samples:
             self._update(pl_module, TRAINING, views)
+        if self.taps.parts > 1 and len(samples) and seem_to_alternate(samples, self.taps.parts):
+            self._warn(
+                "views",
+                f"{self.taps.measured} was taken for {self.taps.parts} views one after the other, "
+                "but its rows seem to alternate between them; return two views with extract=...",
+            )
 
     def _update(self, pl_module: Any, stage: str, views: Views) -> None:
         device = computing_device(pl_module)

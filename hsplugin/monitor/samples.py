@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hsplugin.monitor.views import Views
 
-# As many multiplications of pairs of rows take two cores about a second.
-MOST_PRODUCTS = 2.0**36
+# As many multiplications of pairs of rows take two cores about half a second.
+MOST_PRODUCTS = 2.0**35
 
 
 def most_rows(max_samples: int, dim: int) -> int:

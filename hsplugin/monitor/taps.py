@@ -101,6 +101,7 @@ class Taps:
         self._views: Callable[[Any], Views] | None = None
         # What is assumed of a call with the rows of several views, in words.
         self.split = ""
+        self.parts = 1
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, made while a module trains, has no part in that training.
@@ -170,7 +171,7 @@ class Taps:
         """Take the first source that has features, and keep to it."""
         reasons: list[str] = []
         for name, what, source in self._sources():
-            self.split = ""
+            self.split, self.parts = "", 1
             try:
                 found = source(batch)
             except RefusedError as error:
@@ -273,7 +274,7 @@ class Taps:
     def _paired(self, outputs: Sequence[Any], what: str, batch: Any) -> Views:
         outputs = [pooled(vectors(output), self.pool) for output in outputs]
         views = paired(outputs, what, *samples_and_views(batch))
-        parts = len(outputs[0]) // len(views.x) if len(views.x) else 1
+        parts = self.parts = len(outputs[0]) // len(views.x) if len(views.x) else 1
         # Nothing tells whether the rows of views alternate instead, so that it is said.
         self.split = f", taken for {parts} views one after the other" if parts > 1 else ""
         return views

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
+
+from hsplugin.functional import unit_rows
 
 Pool = Literal["mean", "cls"]
 
@@ -23,10 +26,10 @@ class LabelsError(RefusedError):
 
 
 @dataclass(frozen=True)
-class Maps:
-    """Stands for a tensor of more than two dimensions that is not kept."""
+class Unkept:
+    """Stands for an output that is not kept."""
 
-    dimensions: int
+    what: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,28 @@ def paired(outputs: Sequence[Any], what: str, size: int | None = None, most: int
     return Views(x)
 
 
+def seem_to_alternate(batches: Iterable[Views], parts: int) -> bool:
+    """Whether rows that were split one view after the other look as if they alternated.
+
+    Then neighbours within ``x`` are views of one sample but for every ``parts``-th pair of them,
+    clearly closer to each other than these and than ``x`` to ``y``.
+    """
+    same, others, taken = [], [], []
+    for views in batches:
+        sides = (views.x, views.x if views.y is None else views.y)
+        x, y = (unit_rows(side.float()) for side in sides)
+        apart = (x[1:] - x[:-1]).square().sum(1)
+        last = torch.arange(1, len(x), device=x.device) % parts == 0
+        same.append(apart[~last])
+        others.append(apart[last])
+        taken.append((x - y).square().sum(1))
+    near, far, pairs = torch.cat(same), torch.cat(others), torch.cat(taken)
+    if min(len(near), len(far)) < 2:
+        return False
+    error = (near.var() / len(near) + far.var() / len(far)).sqrt()
+    return bool(far.mean() - near.mean() > 5 * error) and bool(near.mean() < pairs.mean())
+
+
 def trained_first(x: Tensor, y: Tensor) -> Views:
     """The side with a gradient is trained; the other may come from a memory bank."""
     return Views(y, x) if y.requires_grad and not x.requires_grad else Views(x, y)
@@ -164,8 +189,10 @@ def describe(value: Any) -> str:
     """A value's type and shape, for messages."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    if isinstance(value, Maps):
-        return f"a tensor of {value.dimensions} dimensions"
+    if isinstance(value, Unkept):
+        return value.what
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {sorted(map(str, value))}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import hsplugin
 from hsplugin import AlignLoss, UniformLoss
-from hsplugin.checks import check_number
 
 
 class AlignUniformLoss(nn.Module):
@@ -62,13 +61,8 @@ class AlignUniformLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.align_weight = check_number("align_weight", align_weight)
-        self.uniform_weight = check_number("uniform_weight", uniform_weight)
-        if min(self.align_weight, self.uniform_weight) < 0:
-            raise ValueError(
-                "align_weight and uniform_weight must be 0 or above, "
-                f"got {align_weight} and {uniform_weight}"
-            )
+        checked = hsplugin.AlignUniformLoss(align_weight, uniform_weight, alpha, t)
+        self.align_weight, self.uniform_weight = checked.align_weight, checked.uniform_weight
         self.align = AlignLoss(alpha, gather_distributed=gather_across_devices)
         self.uniform = UniformLoss(t, gather_distributed=gather_across_devices)
         self.log_terms = log_terms
@@ -88,8 +82,7 @@ class AlignUniformLoss(nn.Module):
             settings: ``gather_across_devices`` and ``log_terms``.
 
         Raises:
-            TypeError: If the temperature is not a number, or a setting is unknown or one that it
-                determines.
+            TypeError: If the temperature is no number, or a setting is unknown or determined by it.
             ValueError: If the temperature is not above 0.
 
         Example::
@@ -131,12 +124,9 @@ class AlignUniformLoss(nn.Module):
             )
         anchors, positives, *negatives = embeddings
         documents = torch.cat([positives, *negatives])
-        uniform = (self.uniform(anchors) + self.uniform(documents)) / 2
-        terms = {
-            "align": self.align_weight * self.align(anchors, positives),
-            "uniform": self.uniform_weight * uniform,
-        }
-        return terms if self.log_terms else terms["align"] + terms["uniform"]
+        align = self.align_weight * self.align(anchors, positives)
+        uniform = self.uniform_weight * (self.uniform(anchors) + self.uniform(documents)) / 2
+        return {"align": align, "uniform": uniform} if self.log_terms else align + uniform
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings, for the model card."""
@@ -152,12 +142,8 @@ class AlignUniformLoss(nn.Module):
     def citation(self) -> str:
         """The paper, for the model card."""
         return """
-@inproceedings{wang2020hypersphere,
+@inproceedings{wang2020hypersphere, author={Tongzhou Wang and Phillip Isola}, year={2020},
     title={Understanding Contrastive Representation Learning through
            Alignment and Uniformity on the Hypersphere},
-    author={Tongzhou Wang and Phillip Isola},
-    booktitle={International Conference on Machine Learning},
-    year={2020},
-    url={https://arxiv.org/abs/2005.10242},
-}
+    booktitle={International Conference on Machine Learning}, url={https://arxiv.org/abs/2005.10242}}
 """

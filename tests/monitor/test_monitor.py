@@ -254,6 +254,28 @@ def test_what_is_measured_is_said_once(caplog: pytest.LogCaptureFixture) -> None
     assert said == ["geometry monitor: measures the inputs of 'criterion' of Validated"]
 
 
+@pytest.mark.parametrize("alternating", [True, False])
+def test_views_whose_rows_alternate_are_warned_of(alternating: bool) -> None:
+    class OneCall(Recipe):
+        def __init__(self) -> None:
+            super().__init__(criterion=nn.MSELoss())
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            views = [batch[0], batch[0] + 0.1 * torch.randn_like(batch[0])]
+            z = self(torch.stack(views, int(alternating)).flatten(0, 1))
+            a, b = (z[::2], z[1::2]) if alternating else z.chunk(2)
+            return self.criterion(a, b)
+
+    monitor = GeometryMonitor(every_n_steps=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(OneCall(), [monitor])
+    told = [str(w.message) for w in caught if "seem to alternate" in str(w.message)]
+    assert monitor.measured == "the output of 'projection_head'"
+    assert len(told) == alternating
+    assert all("taken for 2 views one after the other" in text for text in told)
+
+
 def test_step_values_are_those_of_the_latest_sampled_batch() -> None:
     module = Recipe()
     trainer = fit(module, [GeometryMonitor(every_n_steps=3)], max_epochs=1)

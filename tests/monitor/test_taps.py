@@ -543,3 +543,24 @@ def test_once_the_source_is_chosen_the_other_parts_can_be_scripted() -> None:
     scripted = torch.jit.script(model.backbone)
     assert torch.equal(scripted(a), model.backbone(a))
     taps.remove()
+
+
+@pytest.mark.parametrize("container", [nn.ModuleDict, nn.Module])
+def test_parts_within_what_cannot_be_called_are_found(container: type[nn.Module]) -> None:
+    model, (a, b), taps = nn.Module(), batch(), Taps()
+    model.parts = container()
+    model.parts.add_module("deeper", nn.ModuleList([nn.Linear(12, 7), nn.Linear(7, 2)]))
+    first, _ = model.parts.deeper
+    views = found(taps, model, lambda: [first(view.flatten(1)) for view in (a, b)])
+    assert taps.measured == "the output of 'parts.deeper.0'"
+    assert torch.equal(views.x, first(a.flatten(1))) and torch.equal(views.y, first(b.flatten(1)))
+
+
+def test_an_output_with_keys_of_its_own_is_told_by_them() -> None:
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"z_left": x, "mask": x}
+
+    model = nn.ModuleDict({"method": Own()})
+    with pytest.raises(RefusedError, match=r"a dict with the keys \['mask', 'z_left'\]"):
+        found(Taps(), model, lambda: model["method"](Z))
