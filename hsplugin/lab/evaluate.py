@@ -114,10 +114,14 @@ def linear_right(train: tuple[Tensor, Tensor], *held_out: tuple[Tensor, Tensor])
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, tol=1e-3))
-    probe.fit(train[0].numpy(), train[1].numpy())
-    return [torch.from_numpy(probe.predict(x.numpy()) == y.numpy()) for x, y in held_out]
+    # numpy takes all cores otherwise, and its threads wait for each other busily: where other runs
+    # have those cores, the fit took 15 times as long.
+    with threadpool_limits(torch.get_num_threads()):
+        probe.fit(train[0].numpy(), train[1].numpy())
+        return [torch.from_numpy(probe.predict(x.numpy()) == y.numpy()) for x, y in held_out]
 
 
 def labelled(labels: Tensor, per_class: int | None) -> list[Tensor]:
