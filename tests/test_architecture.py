@@ -27,6 +27,7 @@ TIERS: list[set[str]] = [
     {"lab"},
     {"bench", "compare", "sweep"},
     {"cli"},
+    {"command"},
 ]
 CORE = TIERS[0] | TIERS[1]
 PUBLIC = CORE | {"", "errors", "monitor"}
@@ -97,6 +98,8 @@ def run_on_import(tree: ast.Module) -> Iterator[ast.AST]:
 def room(module: str) -> str:
     """The part of the product that a module belongs to."""
     package, *rest = module.split(".")
+    if package == "hsplugin_command":
+        return "command"
     return "".join(rest[:1]) if package == "hsplugin" else "integrations"
 
 

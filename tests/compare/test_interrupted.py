@@ -108,6 +108,22 @@ def test_asked_to_end_it_says_so_in_one_line_and_leaves_no_process(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_while_torch_is_imported_it_says_so_in_one_line(number):
+    script = "import sys, hsplugin_command; sys.exit(hsplugin_command.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "compare"], stderr=subprocess.PIPE, text=True
+    )
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert stderr == "hsplugin: interrupted; rerun to continue\n"
+
+
+@pytest.mark.slow
 def test_a_server_of_runs_that_is_killed_at_the_start_is_said_in_one_line(tmp_path):
     process = start(tmp_path / "out", *METHODS)
     server = None
