@@ -99,9 +99,13 @@ class Taps:
         self._found: Candidates | None = None
         self._prototypes: dict[int, str] = {}
         self._views: Callable[[Any], Views] | None = None
-        # What is assumed of a call with the rows of several views, in words.
-        self.split = ""
+        # How many views a call is taken to hold, one after the other.
         self.parts = 1
+
+    @property
+    def split(self) -> str:
+        """What is assumed of a call with the rows of several views, in words."""
+        return f", taken for {self.parts} views one after the other" if self.parts > 1 else ""
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, made while a module trains, has no part in that training.
@@ -171,7 +175,7 @@ class Taps:
         """Take the first source that has features, and keep to it."""
         reasons: list[str] = []
         for name, what, source in self._sources():
-            self.split, self.parts = "", 1
+            self.parts = 1
             try:
                 found = source(batch)
             except RefusedError as error:
@@ -274,9 +278,7 @@ class Taps:
     def _paired(self, outputs: Sequence[Any], what: str, batch: Any) -> Views:
         outputs = [pooled(vectors(output), self.pool) for output in outputs]
         views = paired(outputs, what, *samples_and_views(batch))
-        parts = self.parts = len(outputs[0]) // len(views.x) if len(views.x) else 1
-        # Nothing tells whether the rows of views alternate instead, so that it is said.
-        self.split = f", taken for {parts} views one after the other" if parts > 1 else ""
+        self.parts = len(outputs[0]) // len(views.x) if len(views.x) else 1
         return views
 
     def _not_prototypes(self, views: Views) -> Views:
