@@ -43,3 +43,12 @@ def test_the_probe_uses_no_more_threads_than_torch_and_leaves_numpy_its_own(thre
     assert watched.threads == {threads}
     assert blas_threads() == before
     assert right.double().mean() > 0.9
+
+
+def test_a_probe_that_has_not_converged_is_scored_without_a_warning(recwarn):
+    generator = torch.Generator().manual_seed(0)
+    # Correlated columns and many classes: slow to fit.
+    x = torch.randn(300, 1, generator=generator) + 0.05 * torch.randn(300, 100, generator=generator)
+    labels = (10 * x[:, 0]).long()
+    linear_right((x, labels), (x, labels))
+    assert not list(recwarn)
