@@ -57,7 +57,7 @@ class RunSettings:
         "32-true",
         BUDGET,
         "precision of the networks while they train, under Lightning's name; auto is that of the "
-        "runs in --out, else bf16-mixed where the hardware has matrix units for bfloat16",
+        "runs in --out, else bf16-mixed where the hardware is faster in bfloat16",
         choices=("32-true", "bf16-mixed", "16-mixed"),
         unset="auto",
     )

@@ -28,8 +28,10 @@ def settled(out: Path, **flags: object) -> str:
 @pytest.mark.parametrize(
     ("listed", "found"),
     [
-        # It can, but float32 is faster there.
-        ("flags\t\t: fpu avx512f avx512_bf16\n", False),
+        # Intel's processors can, but float32 is faster there.
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512f avx512_bf16\n", False),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f\n", False),
         ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
         ("Features\t: fp asimd bf16\n", True),
         ("flags\t\t: fpu avx2 avx512f\nmodel name : bf16\n", False),
