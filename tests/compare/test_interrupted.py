@@ -86,10 +86,17 @@ def test_killed_again_and_again_at_random_it_still_ends_with_the_same_table(comp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seen", [".lease", "runs/*/settings.json", "runs/moco*/last.ckpt"])
+@pytest.mark.parametrize(
+    ("seen", "number"),
+    [
+        (".lease", signal.SIGINT),
+        (".lease", signal.SIGTERM),
+        ("runs/*/settings.json", signal.SIGINT),
+        ("runs/moco*/last.ckpt", signal.SIGTERM),
+    ],
+)
 def test_asked_to_end_it_says_so_in_one_line_and_leaves_no_process(
-    compared, tmp_path, number, seen
+    compared, tmp_path, seen, number
 ):
     out = tmp_path / "out"
     process = start(out, *METHODS)
